@@ -5,6 +5,22 @@ Importing this package loads nothing heavy: the names below are resolved on firs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = ["BertxError", "Checkpoint", "Export", "Verification", "export", "fetch", "verify"]
+
+if TYPE_CHECKING:
+    from bertx.api import Export, Verification, export, fetch, verify
+    from bertx.checkpoint import Checkpoint
+    from bertx.errors import BertxError
+
+_HOMES = {"BertxError": "bertx.errors", "Checkpoint": "bertx.checkpoint"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, "bertx.api")), name)
+    raise AttributeError(f"module 'bertx' has no attribute {name!r}")

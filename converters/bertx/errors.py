@@ -15,7 +15,7 @@ Each error carries an E_CODE, what happened and what to do. Only `cli/` prints t
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 #: E_CODE -> what it means; the exit code is that of the class that raises it.
 CODES: dict[str, str] = {
@@ -63,6 +63,8 @@ class BertxError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        #: the bertx.parity.report.Report that led here, where one did
+        self.report: Any = None
 
 
 class ParityFailed(BertxError):

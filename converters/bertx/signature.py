@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,3 +64,22 @@ class Signature:
             tuple(TensorSpec.from_json(spec) for spec in document["inputs"]),
             tuple(TensorSpec.from_json(spec) for spec in document["outputs"]),
         )
+
+
+def symbolic(name: str, dtype: str, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]) -> TensorSpec:
+    """The spec of a tensor seen in several runs, from its shape and the (batch, sequence) of each.
+
+    A dimension that follows batch or sequence in every run is that symbol, one that stays is fixed, any other is "?".
+    The runs must differ in batch and in sequence for this to tell them apart.
+    """
+    if len({len(shape) for shape in shapes}) != 1:
+        raise InputRefused("E_FORMAT", f"{escape(name)} changes its number of dimensions", "report this model")
+    shape: list[str | int] = []
+    for seen in zip(*shapes, strict=True):
+        if seen == tuple(batch for batch, _ in sizes):
+            shape.append(BATCH)
+        elif seen == tuple(sequence for _, sequence in sizes):
+            shape.append(SEQUENCE)
+        else:
+            shape.append(seen[0] if len(set(seen)) == 1 else "?")
+    return TensorSpec(name, dtype, tuple(shape))

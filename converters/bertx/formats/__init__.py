@@ -1,0 +1,102 @@
+"""What is written: one file per format, found by its presence in this folder.
+
+What all formats share stands here: options, the names of files, the registry. A format's own file holds only what
+is special about it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bertx.checkpoint import Checkpoint
+from bertx.errors import UsageError, escape
+from bertx.model.tasks import Task
+from bertx.signature import Signature
+
+_SUFFIXES = {"float32": "", "float16": "_fp16", "bfloat16": "_bf16"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How an artifact is to be written. `dtype` None leaves safetensors unchanged and is float32 elsewhere."""
+
+    dtype: str | None = None
+    output_names: tuple[str, ...] = ()
+    opset: int = 18
+    external_data: bool | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format wrote: the dtype and signature of the artifact, its taps, and what the manifest records."""
+
+    dtype: str
+    signature: Signature | None
+    taps: Mapping[str, str]
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    head: str | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an artifact file says of itself, read from its headers without loading or running it."""
+
+    dtype: str | None
+    signature: Signature | None
+    task: str | None
+    facts: Mapping[str, Any]
+
+
+class Format(ABC):
+    """A leaf: how one kind of file is written and what its headers say."""
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def file_name(self, options: ExportOptions) -> str:
+        """The artifact's place in the bundle."""
+
+    @abstractmethod
+    def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
+        """Writes the artifact to `path`. Raises InputRefused where this checkpoint cannot become one."""
+
+    @abstractmethod
+    def contents(self, path: Path) -> Contents:
+        """What the file says of itself. Raises InputRefused(E_FORMAT) where it is no such file."""
+
+
+@cache
+def registry() -> Mapping[str, Format]:
+    """Every format of this folder by name."""
+    found: dict[str, Format] = {}
+    for module in pkgutil.iter_modules(__path__):
+        leaf = importlib.import_module(f"{__name__}.{module.name}").FORMAT
+        found[leaf.name] = leaf
+    return found
+
+
+def format_named(name: str) -> Format:
+    """A format by name. Raises UsageError where there is none."""
+    if name not in registry():
+        raise UsageError("E_USAGE", f"unknown format {escape(name)}", f"choose one of {', '.join(registry())}")
+    return registry()[name]
+
+
+def format_of(path: Path) -> Format | None:
+    """The format whose files are named like `path`, None where no format is."""
+    return next((leaf for leaf in registry().values() if path.name.endswith(leaf.suffixes)), None)
+
+
+def artifact_name(folder: str, suffix: str, options: ExportOptions) -> str:
+    """`folder`/model[_fp16][.<output>]`suffix`: the names that readers of a bundle look for."""
+    names = "".join(f".{name}" for name in options.output_names)
+    return f"{folder}/model{_SUFFIXES[options.dtype or 'float32']}{names}{suffix}"

@@ -1,0 +1,1 @@
+"""What is computed: tasks and their heads, strict loading, the tensor-only wrapper, pooling."""

@@ -1,0 +1,1 @@
+"""How an artifact is judged: cases, reference, noise, comparison, diagnosis, report."""

@@ -1,0 +1,109 @@
+"""What runs an artifact: one runner program per runtime, found by its presence in this folder.
+
+A module here with a `RUNTIME` is a runtime; it is also the runner program (`python -m bertx.runtimes.<name>`). All
+speak one protocol, which `protocol.py` implements for Python and docs/runners.md describes for everybody else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shlex
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+from bertx.errors import UsageError, escape
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one artifact on one file of cases."""
+
+    artifact: Path
+    inputs: Path
+    outputs: Path
+    device: str
+
+    def arguments(self) -> list[str]:
+        """The protocol's command line after the program."""
+        named = {"artifact": self.artifact, "inputs": self.inputs, "outputs": self.outputs, "device": self.device}
+        return [part for name, value in named.items() for part in (f"--{name}", str(value))]
+
+
+class Runtime(ABC):
+    """A leaf: which formats a program reads, what it lacks, how it is started."""
+
+    name: ClassVar[str]
+    reads: ClassVar[frozenset[str]]
+    #: distributions whose versions decide this runtime's results
+    distributions: ClassVar[tuple[str, ...]] = ()
+    #: dtypes of artifacts that the runtime cannot compute on the CPU
+    not_on_cpu: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """What the user must install, None when ready."""
+
+    def command(self, job: Job) -> list[str]:
+        """The runner program for this job. -P keeps the current folder off Python's path: nothing in it may run."""
+        return [sys.executable, "-P", "-m", f"{__name__}.{self.name}", *job.arguments()]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Anybody's program as a runtime: `--runner "PROGRAM"`, `--runner "onnx=PROGRAM"`, or [[runner]] in a recipe."""
+
+    name: str
+    program: tuple[str, ...]
+    reads: frozenset[str]
+    not_on_cpu: frozenset[str] = frozenset()
+
+    def missing(self) -> str | None:
+        return None
+
+    def command(self, job: Job) -> list[str]:
+        return [*self.program, *job.arguments()]
+
+
+def foreign(text: str, formats: frozenset[str]) -> Foreign:
+    """A runner from its command line, which may begin with `<format>=` to say what it reads. Raises UsageError."""
+    head, separator, tail = text.partition("=")
+    chosen, line = (frozenset({head}), tail) if separator and head in formats else (formats, text)
+    try:
+        program = tuple(shlex.split(line))
+    except ValueError as error:
+        raise UsageError("E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell") from error
+    if not program:
+        raise UsageError("E_USAGE", "--runner names no program", 'write --runner "PROGRAM ARGUMENTS"')
+    return Foreign(Path(program[0]).name, program, chosen)
+
+
+@cache
+def registry() -> Mapping[str, Runtime]:
+    """Every runtime of this folder by name."""
+    found: dict[str, Runtime] = {}
+    for module in pkgutil.iter_modules(__path__):
+        leaf = getattr(importlib.import_module(f"{__name__}.{module.name}"), "RUNTIME", None)
+        if leaf is not None:
+            found[leaf.name] = leaf
+    return found
+
+
+def runtime_named(name: str) -> Runtime:
+    """A runtime by name. Raises UsageError where there is none."""
+    if name not in registry():
+        raise UsageError("E_USAGE", f"unknown runtime {escape(name)}", f"choose one of {', '.join(registry())}")
+    return registry()[name]
+
+
+def absent(*modules: str) -> str | None:
+    """A hint naming the first of `modules` that is not installed; nothing is imported."""
+    from importlib.util import find_spec
+
+    lacking = [module for module in modules if find_spec(module) is None]
+    return f"pip install {lacking[0]}" if lacking else None

@@ -1,0 +1,263 @@
+"""The whole flow: fetch a checkpoint, export it, verify a bundle. The commands are thin over these."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import bertx
+import bertx.bundle as bundle
+import bertx.manifest as manifests
+from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle
+from bertx.checkpoint.config import dumps
+from bertx.checkpoint.tensors import parameters
+from bertx.errors import CODES, InputRefused, UsageError, escape
+from bertx.formats import ExportOptions, Written, format_named
+from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.model.tasks import Task, resolve_task, task_named
+from bertx.model.wrapper import default_outputs
+from bertx.parity import golden, target
+from bertx.parity.compare import Compared, pool
+from bertx.parity.judge import Subject
+from bertx.parity.report import Report, Result
+from bertx.parity.verify import VerifyOptions, check_options, verify_subjects
+from bertx.runtimes import process, trust
+
+__all__ = ["Export", "Verification", "export", "fetch", "verify"]
+
+Progress = Callable[[str], None]
+
+
+def _silent(_line: str) -> None:
+    """The default progress: none."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A published bundle, what was written into it and the report that let it be published."""
+
+    folder: Path
+    manifest: Manifest
+    written: tuple[str, ...]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A report, and the names of files whose bytes are not those that the manifest lists."""
+
+    report: Report
+    changed: tuple[str, ...]
+
+
+def default_output(checkpoint: Checkpoint) -> Path:
+    """./<model name>; ./<folder name>-bertx for a local folder; a bundle itself."""
+    if checkpoint.home is not None:
+        return checkpoint.home
+    return Path(checkpoint.name if checkpoint.commit else f"{checkpoint.folder.name}-bertx")
+
+
+def export(
+    checkpoint: Checkpoint | str,
+    formats: Sequence[str],
+    output: str | Path | None = None,
+    *,
+    task: str | None = None,
+    options: ExportOptions | None = None,
+    verify: VerifyOptions | None = VerifyOptions(),  # noqa: B008 - frozen
+    force: bool = False,
+    progress: Progress = _silent,
+) -> Export:
+    """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
+
+    `verify` None publishes without a comparison. Raises BertxError; of a failed comparison it carries `report`, and
+    the output is as it was.
+    """
+    source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    options = options or ExportOptions()
+    chosen = resolve_task(task, source.config.architectures, source.folder)
+    folder = Path(output) if output is not None else default_output(source)
+    _refuse_overlap(source, folder)
+    if verify is not None:
+        check_options(verify)
+    origin = _origin(source)
+    replaced = _replaces(folder, origin, chosen, force)
+    with bundle.stage(folder, replace=replaced) as staged:
+        _companions(source, staged)
+        manifest = Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, (), {})
+        if staged.old is not None and not replaced:
+            manifest = replace(manifest, artifacts=staged.old.artifacts)
+        entries: list[ArtifactEntry] = []
+        for name in formats:
+            progress(f"writing {name}")
+            leaf = format_named(name)
+            path = leaf.file_name(options)
+            with bundle.disk_errors():
+                written = leaf.write(source, chosen, options, staged.path(path))
+            entries.append(_entry(path, name, chosen, written))
+        report = _judge(entries, staged.folder, source, chosen, verify, progress, staged)
+        for entry in entries:
+            manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
+        progress("publishing")
+        published = staged.publish(manifest)
+    if verify is not None:
+        _remember(published, entries, verify.cache)
+    return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
+
+
+def verify(
+    subject: Export | str | Path,
+    against: Checkpoint | str | None = None,
+    *,
+    task: str | None = None,
+    options: VerifyOptions | None = None,
+    device: str | None = None,
+    fetching: FetchOptions | None = None,
+    progress: Progress = _silent,
+) -> Verification:
+    """Compares every artifact of a bundle, folder or file with eager PyTorch. Writes nothing.
+
+    Raises BertxError where nothing can be compared at all; what was compared and is wrong is in the report.
+    """
+    options = options or VerifyOptions()
+    options = replace(options, device=device) if device is not None else options
+    check_options(options)
+    found = target.find(str(subject.folder if isinstance(subject, Export) else subject))
+    if isinstance(against, Checkpoint):
+        source = against
+    elif against is not None:
+        source = fetch(against, fetching)
+    else:
+        source = of_bundle(target.require_reference(found), fetching or FetchOptions())
+    chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
+    judged = verify_subjects(target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress)
+    return Verification(judged.report, tuple(target.changed(found)))
+
+
+def _refuse_overlap(source: Checkpoint, output: Path) -> None:
+    folder = output.expanduser().resolve()
+    if folder == source.home:
+        return
+    if folder == source.folder or folder in source.folder.parents or source.folder in folder.parents:
+        raise UsageError("E_OUTPUT", f"the output {escape(output)} and the source overlap", "name another folder with -o")
+
+
+def _origin(source: Checkpoint) -> Source:
+    """What the manifest records of the source: every file that was used, by hash."""
+    paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
+    files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
+    local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
+    return Source(source.source, source.commit, local, files)
+
+
+def _replaces(folder: Path, origin: Source, task: Task, force: bool) -> bool:
+    """Whether the whole bundle is to be replaced: only one of another commit or task, and only with --force."""
+    if not bundle.is_bundle(folder):
+        return False
+    old = manifests.read(folder)
+    same_source = old.source.commit == origin.commit and (origin.commit is not None or _same_files(old.source, origin))
+    if same_source and (old.task, old.head) == (task.name, task.auto_class):
+        return False
+    if not force:
+        what = f"{old.source.checkpoint} for {old.task}" if same_source else f"{old.source.checkpoint} at another state"
+        raise InputRefused("E_BUNDLE_MISMATCH", f"{escape(folder)} holds {escape(what)}", "name another -o, or --force to replace it")
+    return True
+
+
+def _same_files(old: Source, new: Source) -> bool:
+    """Whether two local sources are the same; a bundle that stands for itself is compared by what both know."""
+    shared = set(old.files) & set(new.files)
+    return "config.json" in shared and all(old.files[name] == new.files[name] for name in shared)
+
+
+def _companions(source: Checkpoint, staged: bundle.Stage) -> None:
+    for name in source.companions():
+        data = (source.folder / name).read_bytes()
+        if name == "config.json" and source.config.changed:
+            data = dumps(source.config).encode()
+        with bundle.disk_errors():
+            staged.path(name).write_bytes(data)
+
+
+def _entry(path: str, name: str, task: Task, written: Written) -> ArtifactEntry:
+    options = dict(written.options)
+    return ArtifactEntry(path, name, written.dtype, task.name, written.signature, written.taps, options, written.versions, None)
+
+
+def _judge(
+    entries: Sequence[ArtifactEntry],
+    folder: Path,
+    source: Checkpoint,
+    task: Task,
+    options: VerifyOptions | None,
+    progress: Progress,
+    staged: bundle.Stage,
+) -> Report:
+    """The report on staged artifacts. Raises, with the report, where one of them did not pass.
+
+    Unchanged weights were read back bit for bit by their writer, so they are not computed with; a strict load of the
+    checkpoint in a process of its own makes sure that they are complete.
+    """
+    copied = [entry for entry in entries if entry.options.get("bytes") == "unchanged"]
+    if copied and len(copied) == len(entries):
+        progress("checking that the weights are complete")
+        _check_strictly(source, task, options)
+    if options is None:
+        unread = tuple(_result(entry, "none", "not-run", "--no-verify") for entry in entries)
+        return Report({"set": "none", "count": 0, "seed": 0}, 1.0, _told(source), unread)
+    subjects = [_subject(entry, folder, source, task) for entry in entries if entry not in copied]
+    same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
+    if not subjects:
+        return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
+    trusted = replace(options, trust=True)  # these files were written a moment ago, by this process
+    judged = verify_subjects(subjects, source, task, trusted, progress)
+    report = replace(judged.report, results=(*same, *judged.report.results))
+    error = report.error()
+    if error is not None:
+        error.report = report
+        raise error
+    plain = next((bench for bench in judged.benches if subjects[0].dtype == "float32"), None)
+    if plain is not None:
+        golden.write(plain, default_outputs(source, task), staged.path)
+    return report
+
+
+def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task) -> Subject:
+    outputs = tuple(spec.name for spec in entry.signature.outputs) if entry.signature else default_outputs(source, task)
+    return Subject(folder / entry.path, entry.path, entry.format, entry.dtype, entry.signature, outputs)
+
+
+def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | None) -> None:
+    command = [sys.executable, "-P", "-m", "bertx.model.check", str(source.folder), task.name]
+    ended = process.run(command, (options or VerifyOptions()).limits())
+    if ended.reason is None:
+        return
+    told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason)
+    if told and told[1] in CODES:
+        raise InputRefused(told[1], told[2], told[3])
+    raise InputRefused("E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights")
+
+
+def _told(source: Checkpoint) -> dict[str, object]:
+    unknown = dict.fromkeys(("torch", "transformers", "attention", "pure", "noise"))
+    return {"checkpoint": source.source, "commit": source.commit, "origin": source.origin, **unknown}
+
+
+def _result(entry: ArtifactEntry, runtime: str, verdict: str, reason: str | None) -> Result:
+    return Result(entry.path, entry.format, entry.dtype, runtime, verdict, reason=reason, asked=True)
+
+
+def _same_bytes(entry: ArtifactEntry, source: Checkpoint, limit: float) -> Result:
+    """The row of weights that were read back and compared bit for bit."""
+    count = parameters(source.weights.values())
+    same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
+    return replace(_result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),))
+
+
+def _remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:
+    for entry in entries:
+        if entry.format == "torchscript":
+            trust.remember(cache, published.files[entry.path].sha256)

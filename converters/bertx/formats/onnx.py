@@ -1,0 +1,184 @@
+"""ONNX: captured by torch.export, dynamic batch and sequence, taps named inside the graph.
+
+The hidden states are exported as outputs, then taken from the list of outputs again: their values keep the names
+`hidden_states.<k>` inside the graph, so a checker can read them and the shipped file does not compute anything twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import bertx
+from bertx.checkpoint import Checkpoint
+from bertx.errors import InputRefused, LocalProblem, escape
+from bertx.formats import Contents, ExportOptions, Format, Written, artifact_name
+from bertx.model.tasks import HIDDEN_STATES, Task
+from bertx.model.wrapper import Source, default_outputs, wrap
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+
+#: keys of the model's metadata
+SIGNATURE, TAPS, TASK = "bertx.signature", "bertx.taps", "bertx.task"
+#: protobuf cannot hold more, and readers fail earlier; above this weights lie beside the graph
+_EMBEDDED = 2_000_000_000
+
+
+class Onnx(Format):
+    name = "onnx"
+    suffixes = (".onnx",)
+
+    def file_name(self, options: ExportOptions) -> str:
+        return artifact_name("onnx", ".onnx", options)
+
+    def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
+        import onnx
+        import torch
+        import transformers
+
+        outputs = _expand(options.output_names, checkpoint) or default_outputs(checkpoint, task)
+        source = wrap(checkpoint, task, options.dtype or "float32", outputs, fused=False)
+        model = _capture(source, options)
+        taps = _hide_taps(model, source)
+        _describe(model, source, taps)
+        size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+        external = size > _EMBEDDED if options.external_data is None else options.external_data
+        _save(model, path, external)
+        onnx.checker.check_model(str(path), full_check=not external)
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__, "onnx": onnx.__version__}
+        recorded = {"opset": options.opset, "external_data": external}
+        return Written(source.dtype, source.signature, taps, recorded, versions, source.head)
+
+    def contents(self, path: Path) -> Contents:
+        import onnx
+
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except Exception as error:
+            raise InputRefused("E_FORMAT", f"{escape(path.name)} is no ONNX file: {escape(error)}", "export it again") from error
+        weights = {initializer.name for initializer in model.graph.initializer}
+        inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
+        outputs = tuple(_spec(value) for value in model.graph.output)
+        facts = {
+            "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            "nodes": len(model.graph.node),
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        }
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        floats = [spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")]
+        return Contents(floats[0] if floats else None, Signature(inputs, outputs), metadata.get(TASK), facts)
+
+
+def _expand(names: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
+    """hidden_states stands for one output each in ONNX."""
+    layers = int(checkpoint.config.values.get("num_hidden_layers", checkpoint.config.values.get("n_layers", 0)))
+    stacked = tuple(f"{HIDDEN_STATES}.{k}" for k in range(layers + 1))
+    return tuple(each for name in names for each in (stacked if name == HIDDEN_STATES else (name,)))
+
+
+def _capture(source: Source, options: ExportOptions) -> Any:
+    """The onnx_ir model of the wrapped module, hidden states among its outputs."""
+    import torch
+
+    names = [spec.name for spec in source.signature.inputs]
+    batch, sequence = torch.export.Dim(BATCH), torch.export.Dim(SEQUENCE)
+    module = source.module
+    module.forward = module.with_taps
+    states = [f"{HIDDEN_STATES}.{k}" for k in range(source.layers)]
+    _silence()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                tuple(source.samples.values()),
+                None,
+                input_names=names,
+                output_names=[spec.name for spec in source.signature.outputs] + [f"tap.{name}" for name in states],
+                dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
+                opset_version=options.opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise InputRefused("E_EXPORT", f"torch.onnx cannot export it: {escape(_first_line(error))}", "try trace") from error
+    if program is None:
+        raise InputRefused("E_EXPORT", "torch.onnx gave no program", "try trace")
+    model = program.model
+    if model.opset_imports.get("") != options.opset:
+        raise InputRefused("E_EXPORT", f"this model cannot be written at opset {options.opset}", "choose a higher --opset")
+    return model
+
+
+def _silence() -> None:
+    """The exporter logs that torchvision's operators are missing; nothing here needs them."""
+    for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _hide_taps(model: Any, source: Source) -> dict[str, str]:
+    """Takes the hidden states from the outputs; {tap name: name of the value inside the graph}."""
+    graph = model.graph
+    taps: dict[str, str] = {}
+    states = graph.outputs[len(source.signature.outputs) :]
+    del graph.outputs[len(source.signature.outputs) :]
+    for k, value in enumerate(states):
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Identity" and not value.uses():
+            value = producer.inputs[0]
+            graph.remove(producer, safe=True)
+        name = f"{HIDDEN_STATES}.{k}"
+        # A state that is an output keeps the output's name.
+        if all(value is not output for output in graph.outputs):
+            value.name = name
+        taps[name] = value.name
+    return taps
+
+
+def _describe(model: Any, source: Source, taps: dict[str, str]) -> None:
+    """Keeps the signature inside the file, and drops what the exporter noted of this machine's source paths."""
+    model.producer_name, model.producer_version = "bertx", bertx.__version__
+    model.metadata_props.clear()
+    model.metadata_props[SIGNATURE] = json.dumps(source.signature.to_json())
+    model.metadata_props[TAPS] = json.dumps(taps)
+    model.metadata_props[TASK] = source.task.name
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def _save(model: Any, path: Path, external: bool) -> None:
+    import onnx_ir
+
+    onnx_ir.save(model, path, external_data=f"{path.name}_data" if external else None)
+    if not path.is_file():
+        raise LocalProblem("E_DISK", f"{escape(path.name)} was not written", "check the disk")
+
+
+def _spec(value: Any) -> TensorSpec:
+    """A graph input or output as a TensorSpec; unknown dtypes keep their ONNX number as text."""
+    import onnx
+
+    kind = value.type.tensor_type
+    name = {"float": "float32", "double": "float64"}.get(
+        onnx.TensorProto.DataType.Name(kind.elem_type).lower(), onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    )
+    shape = tuple(
+        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value)) for dim in kind.shape.dim
+    )
+    return TensorSpec(value.name, name, shape)
+
+
+FORMAT = Onnx()

@@ -1,0 +1,228 @@
+"""Strict loading: the stock transformers class of a task, with every weight accounted for.
+
+transformers fills a missing layer with random numbers and only warns; here a tensor that is missing, unknown,
+misshapen or not finite is a refusal that names it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertx.checkpoint import Checkpoint
+from bertx.errors import InputRefused, escape
+from bertx.model.tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+
+#: integer tensors that older transformers wrote beside the weights; they are computed anew at load
+_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|num_batches_tracked)$")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stock model in eval mode, and what of the checkpoint it does not use."""
+
+    model: Any
+    pooler: bool
+    unused: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        """The transformers class, by name."""
+        return str(self.model.bertx_head)
+
+
+def quiet() -> None:
+    """Silences transformers' progress bars and its warnings about weights, which are errors here."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
+
+
+def model_config(checkpoint: Checkpoint) -> Any:
+    """The transformers configuration object of a checkpoint, from the values that the config policy let through."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = checkpoint.config.model_type
+    if model_type not in CONFIG_MAPPING:
+        raise InputRefused(
+            "E_CONFIG", f"transformers does not know the model type {escape(model_type)}", "a newer transformers may know it"
+        )
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config.values))
+    except Exception as error:
+        raise InputRefused("E_CONFIG", f"config.json is refused by transformers: {escape(error)}", "correct it") from error
+    _check_architectures(checkpoint, type(config))
+    return config
+
+
+def _check_architectures(checkpoint: Checkpoint, config_class: type) -> None:
+    import transformers
+
+    for name in checkpoint.config.architectures:
+        stated = getattr(transformers, name, None) if name.isidentifier() else None
+        if not isinstance(stated, type) or not hasattr(stated, "config_class"):
+            raise InputRefused("E_CONFIG", f"transformers has no architecture {escape(name)}", "correct config.json")
+        if not issubclass(config_class, stated.config_class):
+            raise InputRefused(
+                "E_CONFIG",
+                f"config.json states model type {escape(checkpoint.config.model_type)} but architecture {escape(name)}",
+                "correct whichever is wrong",
+            )
+
+
+def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attention: str = "eager") -> Loaded:
+    """Loads the task's stock class on the CPU at `dtype`. Raises InputRefused, naming tensors, on any doubt.
+
+    `attention` "sdpa" falls back to "eager" for a family that does not have it.
+    """
+    import torch
+
+    quiet()
+    _check_dtypes(checkpoint)
+    config = model_config(checkpoint)
+    stock = _head_class(task, config)
+    has_pooler = any(".pooler." in f".{name}" for name in checkpoint.weights)
+    options: dict[str, Any] = {}
+    if not has_pooler and "add_pooling_layer" in inspect.signature(stock.__init__).parameters:
+        options["add_pooling_layer"] = False
+    # The same class with its lists of tolerated tensors emptied, so that the loader reports all of them.
+    strict = type(
+        stock.__name__,
+        (stock,),
+        {
+            "__module__": stock.__module__,
+            "_keys_to_ignore_on_load_missing": None,
+            "_keys_to_ignore_on_load_unexpected": None,
+            "bertx_head": stock.__name__,
+        },
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model, info = strict.from_pretrained(  # type: ignore[attr-defined]
+                str(checkpoint.folder),
+                config=config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention if getattr(stock, "_supports_sdpa", False) else "eager",
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputRefused(
+            "E_WEIGHTS", f"transformers cannot load {escape(checkpoint.name)}: {escape(error)}", "check config.json and weights"
+        ) from error
+    unused, pooler = _account(checkpoint, config, info, has_pooler)
+    _check_finite(model, dtype)
+    model.eval().requires_grad_(False)
+    return Loaded(model, pooler, unused)
+
+
+def _head_class(task: Task, config: Any) -> Any:
+    import transformers
+
+    mapping = getattr(transformers, task.auto_class)._model_mapping
+    if type(config) not in mapping:
+        raise InputRefused(
+            "E_TASK_UNSUPPORTED",
+            f"transformers has no {task.auto_class.removeprefix('Auto')} for model type {escape(config.model_type)}",
+            "choose another --task",
+        )
+    found = mapping[type(config)]
+    if isinstance(found, tuple):
+        stated = set(config.architectures or ())
+        found = next((each for each in found if each.__name__ in stated), found[0])
+    return found
+
+
+def _names(tensors: Iterable[str], most: int = 4) -> str:
+    names = sorted(tensors)
+    listed = ", ".join(escape(name, 80) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def _check_dtypes(checkpoint: Checkpoint) -> None:
+    wrong = [n for n, info in checkpoint.weights.items() if info.dtype not in _FLOATS and not _BUFFERS.search(n)]
+    if wrong:
+        kinds = ", ".join(sorted({checkpoint.weights[name].dtype for name in wrong}))
+        raise InputRefused("E_WEIGHTS", f"{_names(wrong)}: of type {kinds}", "weights must be floating point")
+
+
+def _account(checkpoint: Checkpoint, config: Any, info: dict[str, Any], has_pooler: bool) -> tuple[tuple[str, ...], bool]:
+    """(tensors that this task does not use, whether the pooler has weights); raises on anything unaccounted for."""
+    mismatched = [
+        f"{name} is {tuple(found)}, the model needs {tuple(wanted)}"
+        for name, found, wanted in sorted(info.get("mismatched_keys") or ())
+    ]
+    if mismatched:
+        raise InputRefused("E_WEIGHTS", f"misshapen: {'; '.join(escape(m, 160) for m in mismatched[:3])}", "check config.json")
+    if info.get("error_msgs"):
+        raise InputRefused("E_WEIGHTS", escape(info["error_msgs"][0]), "check the weights")
+    missing = set(info["missing_keys"])
+    if not has_pooler:
+        missing = {name for name in missing if ".pooler." not in f".{name}"}
+    if missing:
+        raise InputRefused(
+            "E_WEIGHTS", f"{len(missing)} tensors are missing: {_names(missing)}", "the checkpoint is incomplete, or lacks this head"
+        )
+    unexpected = {name for name in info["unexpected_keys"] if not _BUFFERS.search(name)}
+    strangers = unexpected - _family_names(unexpected, config) if unexpected else set()
+    if strangers:
+        raise InputRefused(
+            "E_WEIGHTS",
+            f"{len(strangers)} tensors belong to no {escape(config.model_type)} model: {_names(strangers)}",
+            "remove them, or correct their prefix",
+        )
+    buffers = {name for name in checkpoint.weights if _BUFFERS.search(name)}
+    return tuple(sorted(unexpected | buffers)), has_pooler
+
+
+def _family_names(tensors: set[str], config: Any) -> set[str]:
+    """Those of `tensors` that some class of the same family has: heads that this task does not use.
+
+    A well-known masked-LM checkpoint carries the pooler and next-sentence head of its pre-training; that is no
+    fault. Names are compared in today's spelling (weight/bias for gamma/beta).
+    """
+    import torch
+    import transformers
+
+    autos = [name for name in dir(transformers) if name.startswith("AutoModel")]
+    classes: dict[str, Any] = {}
+    for auto in autos:
+        mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
+        if mapping is not None and type(config) in mapping:
+            found = mapping[type(config)]
+            for each in found if isinstance(found, tuple) else (found,):
+                classes[each.__name__] = each
+    known: set[str] = set()
+    for each in classes.values():
+        with torch.device("meta"):
+            try:
+                model = each(config)
+            except (ValueError, TypeError, ImportError, AttributeError):
+                continue  # a sibling that this configuration cannot build claims nothing
+        names = set(model.state_dict())
+        prefix = f"{model.base_model_prefix}."
+        known |= names | {prefix + name for name in names} | {name.removeprefix(prefix) for name in names}
+    modern = {t: re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", t)) for t in tensors}
+    return {tensor for tensor, name in modern.items() if name in known}
+
+
+def _check_finite(model: torch.nn.Module, dtype: str) -> None:
+    import torch
+
+    wrong = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if wrong:
+        hint = "the checkpoint is damaged" if dtype == "float32" else f"or {dtype} cannot hold them: try --dtype bfloat16"
+        raise InputRefused("E_WEIGHTS", f"not finite: {_names(wrong)}", hint)

@@ -1,0 +1,193 @@
+"""The cases: named batches, each made to kill a class of wrong artifacts.
+
+Made from the signature and a few facts of the checkpoint, deterministic by seed. `traits` says what is special about
+a case, read off its tensors; diagnosis names causes by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertx.errors import InputRefused, UsageError, escape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+SETS = ("quick", "full")
+
+#: the longest sequence that a case has, whatever the model allows: attention's memory grows with its square
+LONGEST = 2048
+
+#: families whose positions start behind the padding id, so that the last padding_idx + 1 of them are never reached
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "data2vec-text", "ibert", "luke",
+     "roberta-prelayernorm", "xmod", "mra", "markuplm", "layoutlmv3", "lilt", "esm"}
+)  # fmt: skip
+
+#: real text in several scripts, for the checkpoint's own tokenizer
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, twice.",
+    "Zürich, naïve café — déjà vu at 17:30?",
+    "機械学習のコア部分のロジックを、定型的な実装部分から切り離す。",
+    "Москва слезам не верит.",
+    "한국어 문장과 emoji 🙂 together.",
+    "एक छोटा वाक्य।",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What cases need to know of a checkpoint. `longest` is in tokens, `segments` the number of segment ids."""
+
+    vocabulary: int
+    longest: int
+    segments: int
+    padding: int
+    special: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One named batch of inputs, each (batch, sequence) int64."""
+
+    name: str
+    inputs: Mapping[str, Array]
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """Of: full, right, left, holes (how rows are padded), segments (more than one id)."""
+        found: set[str] = set()
+        for row in self.inputs.get("attention_mask", ()):
+            valid = row.nonzero()[0]
+            first, last = (int(valid[0]), int(valid[-1])) if len(valid) else (0, -1)
+            found |= {"left"} if first > 0 else set()
+            found |= {"right"} if last < len(row) - 1 else set()
+            found |= {"holes"} if len(valid) < last - first + 1 else set()
+        if "token_type_ids" in self.inputs and self.inputs["token_type_ids"].any():
+            found.add("segments")
+        return frozenset(found or {"full"})
+
+
+def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Sequence[int]) -> Facts:
+    """Facts from a configuration's values and the tokenizer's answers. Raises InputRefused where they are missing."""
+    vocabulary = values.get("vocab_size")
+    if not isinstance(vocabulary, int) or vocabulary < 2:
+        raise InputRefused("E_CONFIG", "config.json states no vocab_size", "bertx needs it to make test cases")
+    padding = values.get("pad_token_id")
+    padding = padding if isinstance(padding, int) and 0 <= padding < vocabulary else 0
+    positions = values.get("max_position_embeddings", values.get("n_positions", 512))
+    longest = int(positions) - (padding + 1 if values.get("model_type") in _OFFSET_POSITIONS else 0)
+    if longest < 1:
+        raise InputRefused("E_CONFIG", f"max_position_embeddings {escape(positions)} leaves no position", "correct config.json")
+    segments = values.get("type_vocab_size", 2)
+    inside = tuple(i for i in special if 0 <= i < vocabulary)
+    encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)
+    return Facts(vocabulary, min(longest, LONGEST), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
+
+
+def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0) -> tuple[Case, ...]:
+    """The cases of a set for these inputs. Raises UsageError for an unknown set."""
+    import numpy as np
+
+    if chosen not in SETS:
+        raise UsageError("E_USAGE", f"unknown set of cases {escape(chosen)}", f"choose {' or '.join(SETS)}")
+    made = list(_quick(known, np.random.default_rng(seed)))
+    if chosen == "full":
+        made += list(_full(known, np.random.default_rng(seed + 1)))
+    return tuple(Case(c.name, {name: c.inputs[name] for name in inputs}) for c in made)
+
+
+def _case(name: str, ids: Array, mask: Array | None = None, segments: Array | None = None) -> Case:
+    import numpy as np
+
+    mask = np.ones_like(ids) if mask is None else mask
+    segments = np.zeros_like(ids) if segments is None else segments
+    named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+    return Case(name, {key: np.ascontiguousarray(a.astype(np.int64)) for key, a in named.items()})
+
+
+def _quick(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
+    import numpy as np
+
+    def ids(batch: int, length: int) -> Array:
+        return rng.integers(0, known.vocabulary, (batch, min(length, known.longest)), dtype=np.int64)
+
+    yield _case("single-token", ids(1, 1))
+    yield _case("two-tokens", ids(2, 2))
+    yield _case("three-tokens", ids(1, 3))
+    yield _case("batch-of-seven", ids(7, 5))
+    yield _case("longest", ids(1, known.longest))
+    yield from _padded(known, ids(3, 17))
+    yield _segmented(known, ids(2, 19))
+    edges = np.array([0, 1, known.vocabulary - 1, *known.special], dtype=np.int64)[: known.longest]
+    yield _case("edge-ids", edges[None, :])
+    yield _case("repeated-token", np.repeat(ids(2, 1), min(12, known.longest), axis=1))
+    together = ids(3, 13)
+    yield _case("rows-together", together)
+    yield _case("rows-permuted", together[[2, 0, 1]])
+    yield _case("row-alone", together[1:2])
+    if known.texts:
+        yield _texts(known)
+
+
+def _padded(known: Facts, ids: Array, suffix: str = "") -> Iterator[Case]:
+    """The same rows padded right, left, with holes, and with one row of a single valid token."""
+    import numpy as np
+
+    batch, length = ids.shape
+    lengths = [max(1, length - 6 * row) for row in range(batch)]
+    right = np.array([[1] * n + [0] * (length - n) for n in lengths])
+    padded = np.where(right == 1, ids, known.padding)
+    yield _case(f"right-padded{suffix}", padded, right)
+    left = right[:, ::-1]
+    yield _case(f"left-padded{suffix}", np.where(left == 1, ids, known.padding), left)
+    holes = np.ones_like(ids)
+    holes[0, length // 3 : length // 2] = 0
+    holes[-1, 1::3] = 0
+    yield _case(f"holes{suffix}", ids, holes)
+    lone = np.ones_like(ids)
+    lone[-1, 1:] = 0
+    yield _case(f"one-valid-token{suffix}", np.where(lone == 1, ids, known.padding), lone)
+
+
+def _segmented(known: Facts, ids: Array, suffix: str = "") -> Case:
+    import numpy as np
+
+    segments = np.zeros_like(ids)
+    if known.segments > 1:
+        segments[0, ids.shape[1] // 2 :] = 1
+        segments[-1, ::3] = known.segments - 1
+    return _case(f"segments{suffix}", ids, None, segments)
+
+
+def _texts(known: Facts) -> Case:
+    """Real text, padded on the right as a tokenizer does."""
+    import numpy as np
+
+    longest = max(len(text) for text in known.texts)
+    ids = np.full((len(known.texts), longest), known.padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(known.texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return _case("text", ids, mask)
+
+
+def _full(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
+    """More sizes and seeds, and every token id once."""
+    import numpy as np
+
+    width = min(128, known.longest)
+    count = -(-known.vocabulary // width)
+    every = np.arange(count * width, dtype=np.int64).reshape(count, width) % known.vocabulary
+    for start in range(0, count, 16):
+        yield _case(f"every-id-{start}", every[start : start + 16])
+    for length in (9, 31, 64, min(200, known.longest)):
+        ids = rng.integers(0, known.vocabulary, (4, min(length, known.longest)), dtype=np.int64)
+        yield from _padded(known, ids, f"-{length}")
+        yield _segmented(known, ids, f"-{length}")

@@ -1,0 +1,156 @@
+"""The rule: is a difference only rounding? Pure functions on arrays.
+
+For every output and tap, with R64 the reference in float64 and R32 the same at the artifact's dtype:
+noise is a statistic of R32 − R64, error the same statistic of artifact − R64, and two ratios of error to noise are
+judged, root mean square (how large is the whole error) and maximum (is one element wrong).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertx.signature import BATCH, SEQUENCE, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+RMS_LIMIT = 3.0
+MAX_LIMIT = 12.0
+#: a case's own rms ratio is judged from this many compared elements on; fewer are judged pooled
+FEWEST = 64
+
+#: bits of mantissa, for one unit in the last place
+_BITS = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One output in one case: its error and noise over the compared elements, and where it is worst."""
+
+    case: str
+    count: int
+    rms_error: float
+    max_error: float
+    rms_noise: float
+    max_noise: float
+    rms_value: float
+    largest: float
+    dot: float
+    norms: float
+    worst: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output or tap over all cases. `problem` is a reason to fail other than a ratio."""
+
+    name: str
+    cases: tuple[Compared, ...]
+    rms_ratio: float
+    max_ratio: float
+    rms_limit: float
+    max_limit: float
+    case_rms: Mapping[str, float]
+    case_max: Mapping[str, float]
+    rms_noise: float
+    max_noise: float
+    problem: str | None = None
+
+    @property
+    def bad_cases(self) -> tuple[str, ...]:
+        """Cases past either limit."""
+        judged = {c.case for c in self.cases if c.count >= FEWEST}
+        return tuple(
+            name
+            for name in self.case_max
+            if self.case_max[name] > self.max_limit or (name in judged and self.case_rms[name] > self.rms_limit)
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Every judged ratio lies within its limit; not-a-number does not."""
+        fits = self.rms_ratio <= self.rms_limit and self.max_ratio <= self.max_limit
+        return self.problem is None and bool(self.cases) and fits and not self.bad_cases
+
+
+def judged_positions(spec: TensorSpec, mask: Array | None, shape: tuple[int, ...]) -> Array:
+    """A boolean array of `shape`: valid positions of a per-token output, everything of a pooled one."""
+    import numpy as np
+
+    batch, sequence = spec.axis(BATCH), spec.axis(SEQUENCE)
+    if mask is None or batch is None or sequence is None:
+        return np.ones(shape, dtype=bool)
+    wide = [1] * len(shape)
+    wide[batch], wide[sequence] = mask.shape
+    return np.broadcast_to((mask == 1).reshape(wide), shape)
+
+
+def compare(case: str, made: Array, exact: Array, rounded: Array, judged: Array) -> Compared:
+    """Error and noise of one output in one case, over the judged elements (at least one)."""
+    import numpy as np
+
+    truth = exact.astype(np.float64)[judged]
+    value = made.astype(np.float64)[judged]
+    noise = np.abs(rounded.astype(np.float64)[judged] - truth)
+    error = np.abs(value - truth)
+    place = np.argwhere(judged)[int(np.argmax(error))] if error.size else ()
+    return Compared(
+        case,
+        int(error.size),
+        float(np.sqrt(np.mean(error**2))),
+        float(error.max()),
+        float(np.sqrt(np.mean(noise**2))),
+        float(noise.max()),
+        float(np.sqrt(np.mean(truth**2))),
+        float(np.abs(truth).max()),
+        float(value @ truth),
+        float(np.linalg.norm(value) * np.linalg.norm(truth)),
+        tuple(int(i) for i in place),
+    )
+
+
+def pool(name: str, cases: Sequence[Compared], dtype: str, factor: float) -> Row:
+    """Judges one output over its cases, against their pooled noise."""
+    import numpy as np
+
+    counts = [c.count for c in cases]
+
+    def pooled(values: Sequence[float]) -> float:
+        return float(np.sqrt(np.average(np.square(values), weights=counts)))
+
+    # Noise is never less than one unit in the last place, of the size that the statistic itself is about: measured
+    # against the largest element, an rms floor would hide errors of ten times the noise at the embeddings.
+    rms_noise = max(pooled([c.rms_noise for c in cases]), _last_place(pooled([c.rms_value for c in cases]), dtype))
+    max_noise = max(*(c.max_noise for c in cases), _last_place(max(c.largest for c in cases), dtype))
+    rms_error = pooled([c.rms_error for c in cases])
+    case_rms = {c.case: c.rms_error / max(c.rms_noise, rms_noise) for c in cases}
+    case_max = {c.case: c.max_error / max_noise for c in cases}
+    return Row(
+        name,
+        tuple(cases),
+        rms_error / rms_noise,
+        max(case_max.values()),
+        RMS_LIMIT * factor,
+        MAX_LIMIT * factor,
+        case_rms,
+        case_max,
+        rms_noise,
+        max_noise,
+    )
+
+
+def failed(name: str, problem: str, factor: float) -> Row:
+    """A row for an output that could not be compared number by number."""
+    nan = float("nan")
+    return Row(name, (), nan, nan, RMS_LIMIT * factor, MAX_LIMIT * factor, {}, {}, nan, nan, problem)
+
+
+def _last_place(size: float, dtype: str) -> float:
+    if size == 0.0:
+        return float(2.0**-126)
+    return float(2.0 ** (math.floor(math.log2(size)) - _BITS.get(dtype, 23)))

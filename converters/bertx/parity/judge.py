@@ -1,0 +1,151 @@
+"""One artifact in one runtime: start the runner, read back what it computed, judge every output and tap."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertx.errors import BertxError, LocalProblem
+from bertx.parity import diagnosis
+from bertx.parity.cases import Case
+from bertx.parity.compare import Row, compare, failed, judged_positions, pool
+from bertx.parity.reference import Reference
+from bertx.parity.report import Result
+from bertx.runtimes import Foreign, Job, Runtime, process
+from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
+from bertx.signature import Signature, TensorSpec, symbolic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+TAP = "hidden_states."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact to be judged. `outputs` must all be there; `signature` None means weights alone."""
+
+    path: Path
+    name: str
+    format: str
+    dtype: str
+    signature: Signature | None
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a subject is judged against: cases, their reference, the factor on limits, what a runner may use."""
+
+    cases: Sequence[Case]
+    reference: Reference
+    inputs: Signature
+    task: str
+    factor: float
+    limits: process.Limits
+    weights: tuple[str, ...]
+
+    @cached_property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Symbolic shapes of everything the reference gives, read off its answers."""
+        exact = self.reference.exact
+        names = dict.fromkeys(name for outputs in exact.arrays.values() for name in outputs)
+        sizes = [case.inputs["input_ids"].shape for case in self.cases]
+        return {
+            name: symbolic(name, "float64", [exact.arrays[c.name][name].shape for c in self.cases], sizes) for name in names
+        }
+
+
+def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:
+    """The verdict of one artifact in one runtime. Raises LocalProblem where the device was not really used."""
+    blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
+    with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
+        job = Job(subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device)
+        _write_cases(job.inputs, subject, bench)
+        ended = process.run(runtime.command(job), bench.limits)
+        facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}
+        if ended.exit_code == LocalProblem.exit_code and "E_DEVICE" in (ended.reason or ""):
+            raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
+        if ended.reason is not None:
+            return _with(blank, facts, reason=ended.reason, cause=f"the runner failed: {ended.reason}")
+        try:
+            made = read_tensors(job.outputs)
+        except (BertxError, OSError) as error:
+            return _with(blank, facts, reason="unreadable outputs", cause=f"the runner's outputs cannot be read: {error}")
+        return _judged(_with(blank, facts, **_told(made, device, runtime)), subject, made, bench)
+
+
+def _with(result: Result, facts: Mapping[str, Any], **more: Any) -> Result:
+    return replace(result, **{**facts, **more})
+
+
+def _write_cases(path: Path, subject: Subject, bench: Bench) -> None:
+    outputs = subject.signature.outputs if subject.signature else ()
+    specs = bench.specs
+    outputs = outputs or tuple(specs[name] for name in subject.outputs)
+    signature = Signature(bench.inputs.inputs, outputs)
+    write_cases(path, {case.name: case.inputs for case in bench.cases}, signature, bench.task, subject.dtype)
+
+
+def _told(made: Tensors, device: str, runtime: Runtime | Foreign) -> dict[str, Any]:
+    """What the runner says of itself; a device other than the one asked for is never accepted."""
+    used = made.metadata.get("device", device)
+    if used.partition(":")[0] != device.partition(":")[0]:
+        raise LocalProblem("E_DEVICE", f"{runtime.name} ran on {used}, not on {device}", "see `bertx doctor`")
+    return {
+        "runtime_version": made.metadata.get("version"),
+        "provider": made.metadata.get("provider"),
+        "device": used,
+    }
+
+
+def _judged(result: Result, subject: Subject, made: Tensors, bench: Bench) -> Result:
+    specs = bench.specs
+    offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
+    named = tuple(dict.fromkeys((*subject.outputs, *(n for n in offered if n in specs and not n.startswith(TAP)))))
+    outputs = tuple(_row(name, subject, made, bench, specs) for name in named)
+    tapped = sorted((n for n in offered if n.startswith(TAP) and n in specs and n not in named), key=_index)
+    taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
+    if not outputs:
+        return _with(result, {}, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
+    if all(row.passed for row in (*outputs, *taps)):
+        return _with(result, {}, verdict="pass", outputs=outputs, taps=taps)
+    layer = diagnosis.first_bad_layer(taps, bench.weights)
+    traits = {case.name: case.traits for case in bench.cases}
+    cause = diagnosis.cause(outputs, taps, traits, layer)
+    return _with(result, {}, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
+
+
+def _index(tap: str) -> int:
+    return int(tap.removeprefix(TAP))
+
+
+def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mapping[str, TensorSpec]) -> Row:
+    """One output or tap over all cases; whatever keeps it from being compared is a failure, never a pass."""
+    import numpy as np
+
+    if name not in specs:
+        return failed(name, "the reference has no such output", bench.factor)
+    if name in made.dtypes and made.dtypes[name] != subject.dtype:
+        return failed(name, f"is {made.dtypes[name]} where {subject.dtype} is claimed", bench.factor)
+    found = []
+    for case in bench.cases:
+        value = made.arrays.get(case.name, {}).get(name)
+        exact = bench.reference.exact.arrays[case.name][name]
+        if value is None:
+            return failed(name, f"is missing in case {case.name}", bench.factor)
+        if value.shape != exact.shape:
+            return failed(name, f"has shape {value.shape} in case {case.name}, not {exact.shape}", bench.factor)
+        if not np.isfinite(value).all():
+            return failed(name, f"holds NaN or Inf in case {case.name}", bench.factor)
+        judged = judged_positions(specs[name], case.inputs.get("attention_mask"), exact.shape)
+        if not judged.any():
+            return failed(name, f"has nothing to compare in case {case.name}", bench.factor)
+        found.append(compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged))
+    return pool(name, found, subject.dtype, bench.factor)

@@ -1,0 +1,143 @@
+"""The reference program: the stock model in float64 on the CPU, and at the artifact's dtype on its device.
+
+    python -m bertx.parity.reference --folder F --inputs CASES --dtype D --device D --exact OUT --rounded OUT
+
+Runs in a process of its own, like every runtime. Some families keep float32 parts in float64 (`pure` is then false);
+where float64 is impossible the exact answer is the float32 one, and rounding is imitated by moving the embeddings by
+one unit in the last place (`noise` then says "ulp").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertx.checkpoint import Checkpoint
+from bertx.errors import CODES, Bug, InputRefused, LocalProblem, SourceUnavailable
+from bertx.runtimes import process
+from bertx.runtimes.eager import EagerProgram
+from bertx.runtimes.protocol import Tensors, guarded, read_tensors, write_outputs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What eager PyTorch computes on the cases: exactly, rounded, and with which versions."""
+
+    exact: Tensors
+    rounded: Tensors
+    facts: Mapping[str, Any]
+
+
+def compute(checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, limits: process.Limits) -> Reference:
+    """Runs the reference program on a file of cases. Raises what the program refused, or E_REFERENCE."""
+    with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
+        exact, rounded = Path(folder) / "exact.safetensors", Path(folder) / "rounded.safetensors"
+        command = [sys.executable, "-P", "-m", __name__, "--artifact", str(checkpoint.folder / "model"), "--inputs", str(inputs)]
+        command += ["--outputs", str(rounded), "--exact", str(exact), "--dtype", dtype, "--device", device]
+        ended = process.run(command, limits)
+        if ended.reason is not None:
+            raise _error(ended)
+        made = Reference(read_tensors(exact), read_tensors(rounded), json.loads(read_tensors(exact).metadata["facts"]))
+    _check_finite(made)
+    return made
+
+
+def _error(ended: process.Ended) -> Exception:
+    """The program's own refusal as the exception it was, anything else as no reference."""
+    told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason or "")
+    kinds = {3: InputRefused, 5: LocalProblem}
+    if told and told[1] in CODES and ended.exit_code in kinds:
+        return kinds[ended.exit_code](told[1], told[2], told[3])
+    return SourceUnavailable("E_REFERENCE", f"the reference could not be computed: {ended.reason}", "see docs/parity.md")
+
+
+def _check_finite(made: Reference) -> None:
+    import numpy as np
+
+    for case, outputs in made.exact.arrays.items():
+        for name, array in outputs.items():
+            if not np.isfinite(array).all():
+                raise InputRefused("E_WEIGHTS", f"eager PyTorch itself gives no finite {name} in case {case}", "check the checkpoint")
+    if not made.exact.arrays:
+        raise Bug("E_BUG", "the reference computed nothing", "report this")
+
+
+def _program() -> None:
+    parser = argparse.ArgumentParser(prog="reference")
+    for name in ("artifact", "inputs", "outputs", "exact"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--dtype", required=True)
+    chosen = parser.parse_args()
+    cases = read_tensors(chosen.inputs)
+    stock = EagerProgram(chosen.dtype)
+    stock.open(chosen.artifact, chosen.device, cases.metadata)
+    rounded = _answers(stock, cases)
+    if chosen.dtype != "float32":
+        stock = EagerProgram("float32")
+        stock.open(chosen.artifact, "cpu", cases.metadata)
+    exact, pure = _exact(stock, cases)
+    if exact is None:
+        exact, rounded = _answers(stock, cases), _moved(stock, cases)
+    facts = stock.facts() | {"head": stock.loaded.head, "pure": pure, "noise": "ulp" if pure is None else "float64"}
+    write_outputs(chosen.outputs, rounded, {})
+    write_outputs(chosen.exact, exact, {"facts": json.dumps(facts)})
+
+
+def _answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
+    return {
+        f"{case}/{name}": value for case, inputs in cases.arrays.items() for name, value in stock.run(inputs).items()
+    }
+
+
+def _exact(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any] | None, bool | None]:
+    """(answers in float64 on the CPU, whether all of it was float64); (None, None) where the family cannot."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        pure = True
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            narrow = (torch.float32, torch.float16, torch.bfloat16)
+            if isinstance(made, torch.Tensor) and made.numel() > 1 and made.dtype in narrow:
+                self.pure = False
+            return made
+
+    stock.device = "cpu"
+    stock.loaded.model.cpu().double()
+    smallest = min(cases.arrays.values(), key=lambda inputs: sum(array.size for array in inputs.values()))
+    try:
+        with Watch() as watch:
+            stock.run(smallest)
+        return _answers(stock, cases), watch.pure
+    except RuntimeError:
+        stock.loaded.model.float()
+        return None, None
+
+
+def _moved(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
+    """Answers with the embeddings moved by one unit in the last place, up and down in turn."""
+    import torch
+
+    def move(_module: Any, _inputs: Any, output: Any) -> Any:
+        sign = torch.where(torch.arange(output.numel()).reshape(output.shape) % 2 == 0, 1.0, -1.0)
+        return output + sign * output.abs() * torch.finfo(output.dtype).eps
+
+    handle = stock.loaded.model.get_input_embeddings().register_forward_hook(move)
+    try:
+        return _answers(stock, cases)
+    finally:
+        handle.remove()
+
+
+if __name__ == "__main__":
+    guarded(_program, "reference")

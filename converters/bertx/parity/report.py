@@ -1,0 +1,139 @@
+"""What a verification found: frozen records, their JSON (bertx.report/1) and the words for exit codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bertx.errors import BertxError, NotCompared, ParityFailed
+from bertx.parity.compare import Row
+
+SCHEMA = "bertx.report/1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One artifact in one runtime: the verdict, evidence first."""
+
+    artifact: str
+    format: str
+    dtype: str
+    runtime: str
+    verdict: str  # pass, fail or not-run
+    runtime_version: str | None = None
+    provider: str | None = None
+    device: str | None = None
+    outputs: tuple[Row, ...] = ()
+    taps: tuple[Row, ...] = ()
+    first_bad_layer: str | None = None
+    cause: str | None = None
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    reason: str | None = None
+    asked: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact": self.artifact,
+            "format": self.format,
+            "dtype": self.dtype,
+            "runtime": self.runtime,
+            "runtime_version": self.runtime_version,
+            "provider": self.provider,
+            "device": self.device,
+            "verdict": self.verdict,
+            "outputs": [_output(row) for row in self.outputs],
+            "taps": [
+                {"name": row.name, "rms_ratio": _number(row.rms_ratio), "max_ratio": _number(row.max_ratio)}
+                for row in self.taps
+            ],
+            "first_bad_layer": self.first_bad_layer,
+            "cause": self.cause,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results of one verification, and what they were compared with."""
+
+    cases: Mapping[str, Any]
+    limit: float
+    reference: Mapping[str, Any]
+    results: tuple[Result, ...]
+
+    @property
+    def verdict(self) -> str:
+        """fail if anything failed, incomplete if something asked for was not compared, else pass."""
+        if any(result.verdict == "fail" for result in self.results):
+            return "fail"
+        artifacts = {result.artifact for result in self.results}
+        ran = {result.artifact for result in self.results if result.verdict == "pass"}
+        left = any(result.asked and result.verdict != "pass" for result in self.results)
+        return "pass" if artifacts and artifacts == ran and not left else "incomplete"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "cases": dict(self.cases),
+            "limit": self.limit,
+            "reference": dict(self.reference),
+            "results": [result.to_json() for result in self.results],
+        }
+
+    def only(self, artifact: str) -> Report:
+        """The part of the report that concerns one artifact."""
+        return replace(self, results=tuple(r for r in self.results if r.artifact == artifact))
+
+    def error(self) -> BertxError | None:
+        """What this report means for the caller: None where everything passed."""
+        if self.verdict == "fail":
+            bad = next(result for result in self.results if result.verdict == "fail")
+            layer = f", first at {bad.first_bad_layer}" if bad.first_bad_layer else ""
+            why = bad.cause or bad.reason or "see the report"
+            return ParityFailed("E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it")
+        if self.verdict == "incomplete":
+            artifacts = {result.artifact for result in self.results}
+            ran = {result.artifact for result in self.results if result.verdict == "pass"}
+            rest = [r for r in self.results if r.verdict != "pass" and (r.asked or r.artifact in artifacts - ran)]
+            if not rest:
+                return NotCompared("E_NOT_COMPARED", "nothing was compared", "name an artifact and a runtime that reads it")
+            what = f"{rest[0].artifact} was not compared in {rest[0].runtime}: {rest[0].reason}"
+            return NotCompared("E_NOT_COMPARED", what, "see `bertx doctor`")
+        return None
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _output(row: Row) -> dict[str, Any]:
+    compared = sum(case.count for case in row.cases)
+    worst = max(row.cases, key=lambda case: _finite_first(case.max_error), default=None)
+    norms = sum(case.norms for case in row.cases)
+    rms = math.sqrt(sum(c.rms_error**2 * c.count for c in row.cases) / compared) if compared else math.nan
+    return {
+        "name": row.name,
+        "cases": len(row.cases),
+        "compared": compared,
+        "max_abs_error": _number(worst.max_error) if worst else None,
+        "max_noise": _number(row.max_noise),
+        "max_ratio": _number(row.max_ratio),
+        "max_limit": row.max_limit,
+        "rms_error": _number(rms),
+        "rms_noise": _number(row.rms_noise),
+        "rms_ratio": _number(row.rms_ratio),
+        "rms_limit": row.rms_limit,
+        "cosine": round(sum(c.dot for c in row.cases) / norms, 9) if norms and math.isfinite(norms) else None,
+        "worst": {"case": worst.case, "index": list(worst.worst)} if worst else None,
+        "problem": row.problem,
+    }
+
+
+def _finite_first(value: float) -> float:
+    return value if math.isfinite(value) else math.inf

@@ -1,0 +1,113 @@
+"""What is to be verified: the artifacts of a bundle, of any folder, or one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import bertx.bundle as bundle
+import bertx.manifest as manifests
+from bertx.checkpoint import Checkpoint
+from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
+from bertx.formats import Format, format_of
+from bertx.manifest import ArtifactEntry, Manifest
+from bertx.model.tasks import Task
+from bertx.model.wrapper import default_outputs
+from bertx.parity.judge import Subject
+
+#: where artifacts lie in a folder that has no manifest
+_PLACES = ("*.safetensors", "*.onnx", "*.pt", "onnx/*.onnx", "torchscript/*.pt")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files to verify, by path relative to `folder`; `home` is the bundle they belong to, where there is one."""
+
+    folder: Path
+    files: tuple[str, ...]
+    home: Path | None
+    manifest: Manifest | None
+
+    def entry(self, name: str) -> ArtifactEntry | None:
+        """The manifest's entry for one of the files."""
+        if self.home is None or self.manifest is None:
+            return None
+        relative = (self.folder / name).relative_to(self.home).as_posix()
+        return next((entry for entry in self.manifest.artifacts if entry.path == relative), None)
+
+
+def find(target: str) -> Target:
+    """The artifacts that TARGET names. Raises UsageError or InputRefused where there are none."""
+    path = Path(target).expanduser()
+    if path.is_file():
+        if format_of(path) is None:
+            raise UsageError("E_USAGE", f"{escape(path.name)} is no artifact", "name a .onnx, .pt or .safetensors file or a bundle")
+        path = path.resolve()
+        home = next((folder for folder in path.parents[:2] if bundle.is_bundle(folder)), None)
+        return Target(path.parent, (path.name,), home, manifests.read(home) if home else None)
+    if not path.is_dir():
+        raise UsageError("E_USAGE", f"{escape(target)} does not exist", "name a bundle or an artifact file")
+    path = path.resolve()
+    manifest = manifests.read(path) if bundle.is_bundle(path) else None
+    listed = [entry.path for entry in manifest.artifacts] if manifest else []
+    lost = [name for name in listed if not (path / name).is_file()]
+    if lost:
+        raise InputRefused("E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again")
+    present = [p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()]
+    files = tuple(dict.fromkeys([*listed, *present]))
+    if not files:
+        raise InputRefused("E_BUNDLE", f"{escape(target)} holds no artifact", "name a folder with .onnx, .pt or .safetensors files")
+    return Target(path, files, path if manifest else None, manifest)
+
+
+def changed(target: Target) -> list[str]:
+    """Files to verify whose bytes are not those that the manifest lists."""
+    if target.home is None or target.manifest is None:
+        return []
+    different = set(bundle.verify_files(target.home, target.manifest))
+    return [name for name in target.files if (target.folder / name).relative_to(target.home).as_posix() in different]
+
+
+def require_reference(target: Target) -> Path:
+    """The bundle whose checkpoint is the reference. Raises SourceUnavailable where only --against can tell."""
+    if target.home is None:
+        raise SourceUnavailable("E_REFERENCE", "there is no bertx.json to say which checkpoint this is", "add --against CHECKPOINT")
+    return target.home
+
+
+def stated_task(target: Target) -> str | None:
+    """The task that the manifest or, failing it, the files themselves state; None where they state none."""
+    if target.manifest is not None:
+        return target.manifest.task
+    stated = {_format(name).contents(target.folder / name).task for name in target.files} - {None}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def subjects(target: Target, checkpoint: Checkpoint, task: Task, dtype: str | None) -> tuple[Subject, ...]:
+    """Every file as the judge wants it: what it claims to be and which outputs it must give."""
+    return tuple(_subject(target, name, checkpoint, task, dtype) for name in target.files)
+
+
+def _format(name: str) -> Format:
+    found = format_of(Path(name))
+    if found is None:
+        raise UsageError("E_USAGE", f"{escape(name)} is no artifact", "name a .onnx, .pt or .safetensors file or a bundle")
+    return found
+
+
+def _subject(target: Target, name: str, checkpoint: Checkpoint, task: Task, dtype: str | None) -> Subject:
+    kind = _format(name)
+    path = target.folder / name
+    entry = target.entry(name)
+    contents = kind.contents(path)
+    claimed = dtype or (entry.dtype if entry else None) or contents.dtype or "float32"
+    signature = entry.signature if entry and entry.signature else contents.signature
+    if entry and entry.signature:
+        outputs = tuple(spec.name for spec in entry.signature.outputs)
+    elif kind.name == "safetensors":
+        outputs = default_outputs(checkpoint, task)
+    elif kind.name == "torchscript":
+        outputs = tuple(spec.name for spec in signature.outputs) if signature else (task.torchscript,)
+    else:
+        outputs = ()  # of somebody else's file, those that the reference has are judged
+    return Subject(path, name, kind.name, claimed, signature, outputs)

@@ -1,0 +1,189 @@
+"""From artifacts to a report: which runtimes, which cases, one reference per dtype and set of inputs.
+
+`verify_subjects` is what exporters use on a staged bundle and what `api.verify` uses on a published one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import bertx.bundle as bundle
+from bertx.checkpoint import Checkpoint
+from bertx.errors import LocalProblem
+from bertx.model.tasks import Task
+from bertx.model.wrapper import input_names
+from bertx.parity import cases as probes
+from bertx.parity import reference as references
+from bertx.parity.judge import Bench, Subject, judge
+from bertx.parity.report import Report, Result
+from bertx.parity.text import open_tokenizer
+from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
+from bertx.runtimes.protocol import write_cases
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify. `runtimes` empty means all that are ready; `limit` scales both limits; `timeout` in seconds."""
+
+    runtimes: tuple[str, ...] = ()
+    runners: tuple[Foreign, ...] = ()
+    cases: str = "quick"
+    texts: tuple[str, ...] = ()
+    seed: int = 0
+    limit: float = 1.0
+    dtype: str | None = None
+    device: str = "auto"
+    trust: bool = False
+    timeout: float = 600.0
+    memory_bytes: int | None = None
+    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "bertx")
+
+    def limits(self) -> process.Limits:
+        return process.Limits(self.timeout, self.memory_bytes)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A report, and the benches it was made on, for golden cases."""
+
+    report: Report
+    benches: tuple[Bench, ...]
+
+
+def check_options(options: VerifyOptions) -> str:
+    """Refuses before any work what cannot be done; the device that will be used.
+
+    Raises UsageError for unknown names, LocalProblem where a named runtime is not ready or the device is not here.
+    """
+    for name in options.runtimes:
+        lacking = runtime_named(name).missing()
+        if lacking:
+            raise LocalProblem("E_RUNTIME", f"runtime {name} is not ready", lacking)
+    return device.resolve(options.device)
+
+
+def verify_subjects(
+    subjects: Sequence[Subject],
+    checkpoint: Checkpoint,
+    task: Task,
+    options: VerifyOptions,
+    progress: Progress = lambda line: None,
+) -> Verified:
+    """Judges every subject in every chosen runtime. A crash of a runner is a verdict, not an exception."""
+    where = check_options(options)
+    benches: dict[tuple[str, tuple[str, ...]], Bench] = {}
+    results: list[Result] = []
+    with _whole_folders(subjects, checkpoint) as whole:
+        for subject in whole:
+            chosen = list(_runtimes(subject, options))
+            if not chosen:
+                results.append(_not_run(subject, "no runtime", "no chosen runtime reads this format", True))
+            for runtime, asked in chosen:
+                why = _obstacle(subject, runtime, where, options)
+                if why is not None:
+                    results.append(_not_run(subject, runtime.name, why, asked or subject.format == "torchscript"))
+                    continue
+                key = (subject.dtype, _inputs(subject, checkpoint))
+                if key not in benches:
+                    progress(f"reference in {subject.dtype}")
+                    benches[key] = make_bench(checkpoint, task, *key, where, options)
+                progress(f"{subject.name} in {runtime.name}")
+                results.append(judge(subject, runtime, where, benches[key], asked))
+    return Verified(_report(results, benches, checkpoint, options), tuple(benches.values()))
+
+
+def make_bench(
+    checkpoint: Checkpoint, task: Task, dtype: str, inputs: tuple[str, ...], where: str, options: VerifyOptions
+) -> Bench:
+    """Cases for these inputs, and what eager PyTorch computes on them at `dtype` and in float64."""
+    tokenizer = open_tokenizer(checkpoint.folder)
+    encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
+    known = probes.facts(checkpoint.config.values, encoded, tokenizer.special if tokenizer else ())
+    made = probes.build(options.cases, inputs, known, options.seed)
+    signature = Signature(tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in inputs), ())
+    with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
+        path = Path(folder) / "cases.safetensors"
+        write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
+        reference = references.compute(checkpoint, path, dtype, where, options.limits())
+    return Bench(made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights))
+
+
+def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The inputs that the subject takes, by our names: its own where they are known, else the checkpoint's order."""
+    ours = input_names(checkpoint)
+    if subject.signature is None:
+        return ours
+    theirs = {spec.name for spec in subject.signature.inputs}
+    return tuple(name for name in ours if name in theirs) if theirs <= set(ours) and theirs else ours
+
+
+def _runtimes(subject: Subject, options: VerifyOptions) -> list[tuple[Runtime | Foreign, bool]]:
+    """(runtime, asked for by name) for each that reads the subject's format."""
+    named = [runtime_named(name) for name in options.runtimes] or list(registry().values())
+    asked = bool(options.runtimes)
+    found: list[tuple[Runtime | Foreign, bool]] = [(r, asked) for r in named if subject.format in r.reads]
+    return found + [(runner, True) for runner in options.runners if subject.format in runner.reads]
+
+
+def _obstacle(subject: Subject, runtime: Runtime | Foreign, where: str, options: VerifyOptions) -> str | None:
+    """Why a subject is not run in a runtime, None where it is."""
+    lacking = runtime.missing()
+    if lacking:
+        return f"not ready: {lacking}"
+    if where == "cpu" and subject.dtype in runtime.not_on_cpu:
+        return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
+    if subject.signature and any(isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape):
+        return "the file declares a static input shape"
+    if subject.format == "torchscript" and not options.trust and not trust.known(options.cache, bundle.sha256(subject.path)):
+        return "TorchScript runs code, and bertx did not write this file here; add --trust"
+    return None
+
+
+def _not_run(subject: Subject, runtime: str, reason: str, asked: bool) -> Result:
+    return Result(subject.name, subject.format, subject.dtype, runtime, "not-run", reason=reason, asked=asked)
+
+
+def _report(
+    results: Sequence[Result], benches: Mapping[object, Bench], checkpoint: Checkpoint, options: VerifyOptions
+) -> Report:
+    bench = next(iter(benches.values()), None)
+    facts = bench.reference.facts if bench else {}
+    cases = {"set": options.cases, "count": len(bench.cases) if bench else 0, "seed": options.seed}
+    source = {"checkpoint": checkpoint.source, "commit": checkpoint.commit, "origin": checkpoint.origin}
+    told = {name: facts.get(name) for name in ("torch", "transformers", "attention", "pure", "noise")}
+    return Report(cases, options.limit, {**source, **told}, tuple(results))
+
+
+@contextmanager
+def _whole_folders(subjects: Sequence[Subject], checkpoint: Checkpoint) -> Iterator[list[Subject]]:
+    """Subjects whose weights lie alone get the checkpoint's configuration beside them, in a temporary folder."""
+
+    def whole(subject: Subject, folder: Path) -> Subject:
+        beside = subject.path.parent / "config.json"
+        if subject.format != "safetensors" or (beside.is_file() and subject.path.name == "model.safetensors"):
+            return subject
+        for name in checkpoint.companions():
+            _place(checkpoint.folder / name, folder / name)
+        _place(subject.path, folder / "model.safetensors")
+        return replace(subject, path=folder / "model.safetensors")
+
+    with tempfile.TemporaryDirectory(prefix="bertx-") as temporary:
+        yield [whole(subject, Path(temporary) / str(k)) for k, subject in enumerate(subjects)]
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link where the file systems allow one, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

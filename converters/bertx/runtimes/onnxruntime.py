@@ -1,0 +1,126 @@
+"""Runtime `onnxruntime`: ONNX Runtime at ORT_ENABLE_ALL, the level that users run.
+
+The shipped file is what gives the outputs; the hidden states come from a second session over a copy in memory whose
+recorded taps were added to its outputs. Providers are asserted: onnxruntime-gpu falls back to the CPU in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertx.errors import LocalProblem
+from bertx.runtimes import Runtime, absent
+from bertx.runtimes.protocol import Program, main
+
+if TYPE_CHECKING:
+    from bertx.runtimes.protocol import Array
+
+
+class OnnxRuntime(Runtime):
+    name = "onnxruntime"
+    reads = frozenset({"onnx"})
+    distributions = ("onnxruntime-gpu", "onnxruntime")
+    not_on_cpu = frozenset({"bfloat16"})
+
+    def missing(self) -> str | None:
+        return absent("onnxruntime")
+
+
+class OnnxRuntimeProgram(Program):
+    """One session for the outputs, one for the taps."""
+
+    runtime = "onnxruntime"
+
+    def open(self, artifact: Path, device: str, metadata: Mapping[str, str]) -> None:
+        self.device = device
+        self.session = _session(str(artifact), device, artifact.parent)
+        self.names = [output.name for output in self.session.get_outputs()]
+        self.inputs = _bind(self.session, json.loads(metadata["inputs"]))
+        self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        fed = {theirs: inputs[ours] for theirs, ours in self.inputs.items()}
+        outputs = dict(zip(self.names, self.session.run(None, fed), strict=True))
+        tensors = sorted(set(self.taps.values()))
+        values = dict(zip(tensors, self.tapped.run(tensors, fed), strict=True)) if tensors else {}
+        return outputs | {tap: values[tensor] for tap, tensor in self.taps.items()}
+
+    def facts(self) -> Mapping[str, str]:
+        import onnxruntime
+
+        provider = self.session.get_providers()[0]
+        kinds = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+        found = [kinds[output.type] for output in self.session.get_outputs() if output.type in kinds]
+        return {
+            "version": onnxruntime.__version__,
+            "provider": provider,
+            "device": self.device if provider.startswith("CUDA") else "cpu",
+            "dtype": found[0] if found else "unknown",
+        }
+
+
+def _session(model: str | bytes, device: str, folder: Path) -> Any:
+    import onnxruntime
+
+    if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    if isinstance(model, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    wanted: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu":
+        # TF32 keeps ten bits of a float32's mantissa: not what is claimed.
+        settings = {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"}
+        wanted.insert(0, ("CUDAExecutionProvider", settings))
+    session = onnxruntime.InferenceSession(model, options, providers=wanted)
+    if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise LocalProblem("E_DEVICE", "ONNX Runtime could not load its CUDA provider", "install CUDA and cuDNN libraries")
+    session.disable_fallback()
+    return session
+
+
+def _bind(session: Any, ours: list[str]) -> dict[str, str]:
+    """{the file's input: ours}: by name where the names are known, else by position."""
+    theirs = [value.name for value in session.get_inputs()]
+    if set(theirs) <= set(ours):
+        return {name: name for name in theirs}
+    if len(theirs) != len(ours):
+        raise ValueError(f"inputs {', '.join(theirs)} cannot be matched with {', '.join(ours)}")
+    return dict(zip(theirs, ours, strict=True))
+
+
+def _taps(session: Any) -> dict[str, str]:
+    text = session.get_modelmeta().custom_metadata_map.get("bertx.taps")
+    taps = json.loads(text) if text else {}
+    return {str(tap): str(tensor) for tap, tensor in taps.items()} if isinstance(taps, dict) else {}
+
+
+def _tapped(artifact: Path, device: str, taps: dict[str, str], shipped: Any) -> tuple[dict[str, str], Any]:
+    """(taps that the graph still has, a session that gives them): a copy in memory with them as outputs.
+
+    An optimizer may have fused a recorded tap away; that is no fault, the outputs are judged all the same.
+    """
+    import onnx
+
+    if not taps:
+        return {}, shipped
+    model = onnx.load(str(artifact), load_external_data=False)
+    outputs = {value.name for value in model.graph.output}
+    known = outputs | {name for node in model.graph.node for name in node.output}
+    kept = {tap: tensor for tap, tensor in taps.items() if tensor in known}
+    added = sorted({tensor for tensor in kept.values() if tensor not in outputs})
+    if not added:
+        return kept, shipped
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
+    return kept, _session(model.SerializeToString(), device, artifact.parent)
+
+
+RUNTIME = OnnxRuntime()
+
+if __name__ == "__main__":
+    main(OnnxRuntimeProgram())

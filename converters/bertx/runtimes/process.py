@@ -1,0 +1,102 @@
+"""Starting, timing, limiting and reading back a runner: stands once, serves every runtime.
+
+A crash, an out-of-memory kill or a hang is that artifact's verdict, never the tool's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from bertx.errors import escape
+
+_INTERVAL = 0.05  # seconds between looks at a runner's memory
+_STDERR = 1 << 16  # bytes of a runner's last words that are read
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a runner may use: seconds of wall clock, bytes of resident memory (None: most of what is free)."""
+
+    seconds: float = 600.0
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended. `reason` is None when it exited with 0."""
+
+    seconds: float
+    peak_rss_bytes: int
+    reason: str | None
+    exit_code: int | None
+
+
+def run(command: Sequence[str], limits: Limits) -> Ended:
+    """Runs a program to its end or to a limit. Its standard output is thrown away; its last words become the reason."""
+    import psutil
+
+    most = limits.memory_bytes or int(psutil.virtual_memory().available * 0.95)
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                list(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            )
+        except OSError as error:
+            return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
+        peak, reason = 0, None
+        try:
+            watched = psutil.Process(process.pid)
+            while reason is None and _alive(process):
+                with contextlib.suppress(psutil.Error):
+                    peak = max(peak, watched.memory_info().rss)
+                if peak > most:
+                    reason = f"used more than its {most // 2**20} MiB of memory"
+                elif time.monotonic() - started > limits.seconds:
+                    reason = f"did not end within {limits.seconds:g} s"
+        except psutil.NoSuchProcess:
+            pass
+        finally:
+            _end(process)
+        code = process.returncode
+        return Ended(time.monotonic() - started, peak, reason or _reason(code, errors), code)
+
+
+def _alive(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_INTERVAL)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the runner and whatever it started: they share a session of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _reason(code: int, stream: IO[bytes]) -> str | None:
+    if code == 0:
+        return None
+    stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, stream.tell() - _STDERR))
+    lines = [line for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    last = escape(lines[-1]) if lines else "said nothing"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was ended by {signal.Signals(-code).name}: {last}"
+    return f"exit {code}: {last}"
+

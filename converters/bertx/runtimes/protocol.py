@@ -1,0 +1,165 @@
+"""The runner protocol, for runners written in Python and for whoever reads and writes their files.
+
+    RUNNER --artifact PATH --inputs CASES.safetensors --outputs OUT.safetensors --device cpu|cuda|cuda:N
+
+CASES holds `<case>/<tensor>`, its metadata the `signature` as JSON, the order of `inputs`, the `task` and the
+`dtype` judged. OUT holds
+`<case>/<output>` (hidden states as `hidden_states.<k>`), its metadata runtime, version, provider, device, dtype and
+`seconds` per case as JSON. Exit 0, or non-zero with one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bertx.checkpoint.tensors import read_header
+from bertx.errors import BertxError, InputRefused, escape
+from bertx.signature import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A file of `<case>/<tensor>` arrays. bfloat16 is widened to float32; `dtypes` says what the file holds."""
+
+    arrays: Mapping[str, Mapping[str, Array]]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Reads a file of cases or outputs. Raises InputRefused where it is malformed."""
+    import numpy as np
+
+    arrays: dict[str, dict[str, Array]] = {}
+    dtypes: dict[str, str] = {}
+    with path.open("rb") as stream:
+        for name, info in read_header(path).items():
+            case, slash, tensor = name.partition("/")
+            if not slash or info.dtype not in _NUMPY:
+                raise InputRefused("E_CASES", f"{escape(path.name)}: {escape(name)} of type {info.dtype}", "see docs/runners.md")
+            stream.seek(info.begin)
+            array = np.frombuffer(stream.read(info.nbytes), dtype=_NUMPY[info.dtype]).reshape(info.shape)
+            if info.dtype == "BF16":
+                array = (array.astype(np.uint32) << 16).view(np.float32)
+            arrays.setdefault(case, {})[tensor] = array
+            dtypes[tensor] = _NAMES.get(info.dtype, info.dtype.lower())
+    return Tensors(arrays, dtypes, _metadata(path))
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return dict(header.get("__metadata__") or {})
+
+
+def write_cases(
+    path: Path, cases: Mapping[str, Mapping[str, Array]], signature: Signature, task: str, dtype: str
+) -> None:
+    """Writes a file of cases as the protocol wants it."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    flat = {f"{case}/{name}": np.ascontiguousarray(a) for case, arrays in cases.items() for name, a in arrays.items()}
+    metadata = {
+        "signature": json.dumps(signature.to_json()),
+        "inputs": json.dumps([spec.name for spec in signature.inputs]),
+        "task": task,
+        "dtype": dtype,
+    }
+    save_file(flat, path, metadata=metadata)
+
+
+class Program(ABC):
+    """A runner in Python: opens an artifact once, then runs case by case."""
+
+    runtime: ClassVar[str]
+
+    @abstractmethod
+    def open(self, artifact: Path, device: str, metadata: Mapping[str, str]) -> None:
+        """Loads the artifact onto the device. Raises BertxError or RuntimeError with one line."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        """Outputs by name for one case, as numpy arrays or torch tensors on the CPU."""
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, str]:
+        """version, provider and device that were really used."""
+
+
+def main(program: Program) -> None:
+    """Runs a Python runner from the command line and ends the process with the protocol's exit code."""
+    guarded(lambda: _serve(program), program.runtime)
+
+
+def guarded(work: Callable[[], None], name: str) -> None:
+    """Does the work of a runner program; whatever goes wrong becomes one line on standard error and an exit code."""
+    _die_with_parent()
+    try:
+        work()
+    except BertxError as error:
+        _fail(f"{error.code}: {error}", error.exit_code)
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is this artifact's verdict, told in one line
+        _fail(f"{name}: {type(error).__name__}: {error}", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stderr.write(escape(" ".join(message.split()), 500) + "\n")
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _serve(program: Program) -> None:
+    parser = argparse.ArgumentParser(prog=program.runtime)
+    for name in ("artifact", "inputs", "outputs"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    chosen = parser.parse_args()
+    cases = read_tensors(chosen.inputs)
+    program.open(chosen.artifact, chosen.device, cases.metadata)
+    results: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for case, inputs in cases.arrays.items():
+        started = time.perf_counter()
+        outputs = program.run(inputs)
+        seconds[case] = time.perf_counter() - started
+        results |= {f"{case}/{name}": value for name, value in outputs.items()}
+    write_outputs(chosen.outputs, results, {"runtime": program.runtime, "seconds": json.dumps(seconds), **program.facts()})
+
+
+def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Writes a runner's outputs: numpy arrays, or torch tensors where numpy has no such dtype."""
+    import numpy as np
+
+    if all(isinstance(value, np.ndarray) for value in results.values()):
+        from safetensors.numpy import save_file as save_arrays
+
+        save_arrays({name: np.ascontiguousarray(value) for name, value in results.items()}, path, metadata=dict(metadata))
+        return
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in results.items()}, path, metadata=dict(metadata))
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process when bertx dies: a killed export must not leave a runner computing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
