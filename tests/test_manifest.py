@@ -79,7 +79,7 @@ def test_a_new_artifact_comes_last() -> None:
     assert MANIFEST.with_artifact(new).artifacts == (WEIGHTS, GRAPH, new)
 
 
-# -- malformed documents ----------------------------------------------------------------------------------------------
+# -- malformed documents
 
 Edit = Callable[[dict[str, Any]], Any]
 

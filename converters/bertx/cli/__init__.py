@@ -1,0 +1,151 @@
+"""The command line. One file per command; the only room that knows Click, rich and the environment.
+
+A command's module is imported when it is called, so `bertx --help` costs what Click costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from bertx.errors import BertxError, Bug, LocalProblem, UsageError, escape
+
+#: command -> (module, function, what --help says); in the order in which people use them
+COMMANDS = {
+    "pull": ("pull", "download one pinned commit of a checkpoint"),
+    "inspect": ("inspect", "what a checkpoint or artifact is, from its headers"),
+    "to-safetensors": ("to_safetensors", "weights to model.safetensors, unchanged"),
+    "trace": ("trace", "TorchScript, one Tensor out"),
+    "to-onnx": ("to_onnx", "ONNX with dynamic batch and sequence"),
+    "verify": ("verify", "compare every artifact with eager PyTorch"),
+    "run": ("run", "the pre-release parity job, from a recipe"),
+    "try": ("try_", "what an artifact answers to texts"),
+    "doctor": ("doctor", "which runtimes and devices work here"),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    import bertx
+
+    lines = [f"bertx {bertx.__version__}", f"python {sys.version.split()[0]}"]
+    for name in ("torch", "transformers", "safetensors", "tokenizers", "onnx", "onnxruntime-gpu", "onnxruntime"):
+        with contextlib.suppress(PackageNotFoundError):
+            lines.append(f"{name} {version(name)}")
+    emit("\n".join(lines))
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="The versions that decide results."
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def bertx_command() -> None:
+    """Export encoder checkpoints to safetensors, TorchScript and ONNX, and prove that each file is right.
+
+    CHECKPOINT is a Hub id (cl-tohoku/bert-base-japanese-v3), a local folder, or a bundle that bertx made.
+    """
+
+
+def emit(text: str) -> None:
+    """Writes a command's result to standard output. Raises LocalProblem(E_STDOUT) where it cannot."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise LocalProblem("E_STDOUT", f"standard output cannot be written ({escape(error)})", "keep it open") from error
+
+
+def emit_json(document: Any) -> None:
+    """Writes the one JSON document of --json."""
+    emit(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def warn(message: str) -> None:
+    """One warning line on standard error."""
+    sys.stderr.write(f"bertx: warning: {escape(message, 500)}\n")
+
+
+def main() -> NoReturn:
+    """The entry point: runs a command and ends the process with the contract's exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    arguments = sys.argv[1:]
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    # --debug is understood anywhere on the line.
+    kept = [a for k, a in enumerate(arguments) if a != "--debug" or k >= len(options)]
+    status = 0
+    try:
+        if sys.stdout is None:
+            raise LocalProblem("E_STDOUT", "standard output is closed", "keep it open")
+        bertx_command.main(args=kept, prog_name="bertx", standalone_mode=False)
+    except BertxError as error:
+        status = _report(error, options)
+    except click.UsageError as error:
+        hint = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `bertx --help`"
+        status = _report(UsageError("E_USAGE", error.format_message().rstrip("."), hint), options)
+    except (KeyboardInterrupt, click.Abort):
+        status = 130
+        sys.stderr.write("bertx: interrupted\n")
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 70
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug is told as one line too
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
+        status = _report(Bug("E_BUG", what, "report it, with what --debug shows"), options)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    sys.exit(status)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)
+
+
+def _report(error: BertxError, options: list[str]) -> int:
+    if "--debug" in options:
+        traceback.print_exc()
+    code = error.exit_code
+    if "--json" in options and error.report is None and error.code != "E_STDOUT":
+        document = {"schema": "bertx.error/1", "code": error.code, "exit": code, "message": error.message, "hint": error.hint}
+        try:
+            emit_json({key: escape(value, 2000) if isinstance(value, str) else value for key, value in document.items()})
+        except LocalProblem as closed:
+            error, code = closed, closed.exit_code
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"bertx: error[{error.code}]: {escape(error.message, 500)}; {escape(error.hint, 300)}\n")
+    return code

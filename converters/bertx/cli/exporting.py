@@ -1,0 +1,108 @@
+"""What the three exporters share: fetch, export, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertx import api
+from bertx.checkpoint import fetch
+from bertx.cli import emit, emit_json, warn
+from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.tables import report_table
+from bertx.errors import BertxError
+from bertx.formats import ExportOptions
+from bertx.parity.verify import VerifyOptions
+
+#: the options that every exporter has
+OPTIONS = ("output", "revision", "task", "dtype", "device", "force", "offline", "no_verify", "json", "verbose", "quiet")
+
+
+def exporter(*more: str) -> Any:
+    """Decorates an exporting command: its argument and options."""
+
+    def add(function: Any) -> Any:
+        return click.argument("checkpoint")(common(*more, *OPTIONS)(function))
+
+    return add
+
+
+def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: ExportOptions) -> None:
+    """Runs one exporter and prints what was published; a failed comparison prints its report and is raised."""
+    phases = Phases(chosen["verbose"], chosen["quiet"])
+    checking = VerifyOptions(device=chosen["device"], cache=cache_folder())
+    try:
+        phases("fetching")
+        source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"]))
+        for key in source.config.dropped:
+            warn(f"config.json: {key} was dropped, it would run code")
+        made = api.export(
+            source,
+            [format_name],
+            chosen["output"],
+            task=chosen["task"],
+            options=options,
+            verify=None if chosen["no_verify"] else checking,
+            force=chosen["force"],
+            progress=phases,
+        )
+    except BertxError as error:
+        phases.close()
+        if error.report is not None:
+            _print_failed(error, chosen["as_json"], chosen["quiet"])
+        raise
+    phases.close()
+    if chosen["no_verify"]:
+        warn("nothing was compared: --no-verify")
+    if chosen["as_json"]:
+        emit_json(document(made))
+    elif not chosen["quiet"]:
+        emit(summary(made))
+
+
+def _print_failed(error: BertxError, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        report = error.report.to_json()
+        emit_json({"schema": "bertx.export/1", "bundle": None, "artifacts": [], "report": report})
+    elif not quiet:
+        emit(report_table(error.report))
+
+
+def document(made: api.Export) -> dict[str, Any]:
+    """bertx.export/1: the bundle, the artifacts written, the report."""
+    return {
+        "schema": "bertx.export/1",
+        "bundle": str(made.folder),
+        "artifacts": [artifact(made, path) for path in made.written],
+        "report": made.report.to_json(),
+    }
+
+
+def artifact(made: api.Export, path: str) -> dict[str, Any]:
+    """One artifact of bertx.export/1."""
+    entry = next(each for each in made.manifest.artifacts if each.path == path)
+    stated = made.manifest.files[path]
+    return {
+        "path": path,
+        "format": entry.format,
+        "dtype": entry.dtype,
+        "task": entry.task,
+        "sha256": stated.sha256,
+        "bytes": stated.bytes,
+        "signature": entry.signature.to_json() if entry.signature else None,
+    }
+
+
+def summary(made: api.Export) -> str:
+    """The table of verdicts and where the files lie."""
+    return "\n".join([report_table(made.report), *places(made.folder, made.written)])
+
+
+def places(folder: Path, written: Sequence[str]) -> list[str]:
+    """Paths of what was written, relative to the current folder where they lie in it."""
+    here = Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return [f"{shown / path}  {(folder / path).stat().st_size / 2**20:.1f} MiB" for path in written]

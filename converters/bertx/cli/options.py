@@ -1,0 +1,85 @@
+"""Options that commands share, and what is read from the environment: nothing else reads it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertx.checkpoint import FetchOptions
+from bertx.checkpoint.hub import HubOptions
+from bertx.errors import escape
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_COMMON: dict[str, Decorator] = {
+    "output": click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder."),
+    "revision": click.option("--revision", help="A branch, tag or commit on the Hub."),
+    "task": click.option("--task", default="auto", show_default=True, help="What the model computes, by the Hub's name."),
+    "dtype": click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."),
+    "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output."),
+    "force": click.option("--force", is_flag=True, help="Replace a bundle of another commit or task."),
+    "offline": click.option("--offline", is_flag=True, help="Ask nothing of the network."),
+    "verbose": click.option("-v", "--verbose", is_flag=True, help="Tell each phase and its seconds."),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="Print the verdict by the exit code alone."),
+    "no_verify": click.option("--no-verify", is_flag=True, help="Publish without a comparison."),
+    "output_name": click.option("--output-name", multiple=True, help="Give this output instead of the task's; repeatable."),
+}
+
+
+def common(*names: str) -> Decorator:
+    """Adds shared options to a command, in this order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = _COMMON[name](function)
+        return function
+
+    return add
+
+
+def cache_folder() -> Path:
+    """Where bertx remembers what it wrote: BERTX_CACHE, else the user's cache folder."""
+    stated = os.environ.get("BERTX_CACHE")
+    if stated:
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertx"
+
+
+def fetching(revision: str | None, offline: bool) -> FetchOptions:
+    """How a checkpoint is looked for; huggingface_hub reads its own HF_… variables."""
+    return FetchOptions(revision, HubOptions(offline=offline, progress=sys.stderr.isatty()))
+
+
+@dataclass
+class Phases:
+    """Tells what is being done: each phase with its seconds under -v, a single rewritten line on a terminal."""
+
+    verbose: bool = False
+    quiet: bool = False
+    started: float = 0.0
+    current: str | None = None
+
+    def __call__(self, line: str) -> None:
+        self.close()
+        self.current, self.started = line, time.monotonic()
+        if not self.verbose and not self.quiet and sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[2K{escape(line, 100)} …")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Ends the current phase."""
+        if self.current is None:
+            return
+        if self.verbose:
+            sys.stderr.write(f"bertx: {time.monotonic() - self.started:6.2f} s  {escape(self.current)}\n")
+        elif not self.quiet and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[2K")
+        self.current = None

@@ -1,0 +1,68 @@
+"""Reports as tables that a person can read."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from bertx.parity.compare import Row
+from bertx.parity.report import Report, Result
+
+_STYLES = {"pass": "green", "fail": "bold red", "not-run": "yellow", "incomplete": "yellow"}
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """A table as text; columns in `right` are aligned to the right. Colour only on a terminal without NO_COLOR."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    stream = io.StringIO()
+    # Into a file or a pipe nothing is cut; a terminal folds what does not fit.
+    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 1000
+    Console(file=stream, force_terminal=coloured, width=width, legacy_windows=False).print(drawn)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def report_table(report: Report) -> str:
+    """The table of verdicts: an artifact in a runtime per line, with the output or tap that comes nearest to a limit."""
+    columns = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
+    rows = [_cells(result) for result in report.results]
+    text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
+    text += [f"{r.artifact} in {r.runtime}: {r.cause or r.reason}" for r in report.results if r.verdict != "pass"]
+    limits = next((row for r in report.results for row in r.outputs), None)
+    if limits is not None and report.cases.get("set") != "bytes":
+        text.append(
+            f"Ratios are errors over rounding noise, allowed {limits.rms_limit:g} (rms) and {limits.max_limit:g} (max); "
+            f"{report.cases['count']} {report.cases['set']} cases, seed {report.cases['seed']}."
+        )
+    text.append(f"verdict: {report.verdict}")
+    return "\n".join(text)
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    start = (result.artifact, result.runtime, result.device or "-", result.verdict)
+    if result.runtime == "bytes" and result.verdict == "pass":
+        return (*start, "same bytes", "same bytes", "-", "-", "-")
+    rows = [row for row in (*result.outputs, *result.taps) if row.rms_ratio == row.rms_ratio]
+    size = str(result.peak_rss_bytes >> 20) if result.peak_rss_bytes else "-"
+    end = (f"{result.seconds:.1f}" if result.seconds else "-", size)
+    if not rows:
+        return (*start, "-", "-", "-", *end)
+    worst = max(rows, key=_closeness)
+    return (*start, f"{worst.rms_ratio:.3g}", f"{worst.max_ratio:.3g}", worst.name, *end)
+
+
+def _closeness(row: Row) -> float:
+    """How near an output or tap comes to a limit: 1 is at it."""
+    return max(row.rms_ratio / row.rms_limit, row.max_ratio / row.max_limit)

@@ -1,0 +1,86 @@
+"""bertx verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertx import api
+from bertx.checkpoint import fetch
+from bertx.cli import emit, emit_json, warn
+from bertx.cli.junit import write_junit
+from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.tables import report_table
+from bertx.errors import UsageError, escape
+from bertx.formats import registry as formats
+from bertx.parity.verify import VerifyOptions
+from bertx.runtimes import foreign
+
+
+@click.command("verify")
+@click.argument("target")
+@click.option("--against", help="The checkpoint to compare with; needed where no bertx.json tells.")
+@click.option("--runtime", "runtimes", multiple=True, help="Only this runtime; repeatable. Default: all that are ready.")
+@click.option("--runner", "runners", multiple=True, help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.')
+@click.option("--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases.")
+@click.option("--text", "text_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of your own texts, one a line.")
+@click.option("--limit", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Scales both limits.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for one runner.")
+@click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
+@common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
+def command(target: str, **chosen: Any) -> None:
+    """Run every artifact of TARGET in each runtime and compare it with eager PyTorch.
+
+    TARGET is a bundle, any folder of artifacts, or one .onnx, .pt or .safetensors file. Nothing in it is changed.
+    """
+    if chosen["revision"] and not chosen["against"]:
+        raise UsageError("E_USAGE", "--revision says which state of --against", "add --against")
+    phases = Phases(chosen["verbose"], chosen["quiet"])
+    known = frozenset(formats())
+    options = VerifyOptions(
+        runtimes=chosen["runtimes"],
+        runners=tuple(foreign(text, known) for text in chosen["runners"]),
+        cases=chosen["cases"],
+        texts=_texts(chosen["text_file"]),
+        limit=chosen["limit"],
+        dtype=chosen["dtype"],
+        device=chosen["device"],
+        trust=chosen["trust"],
+        timeout=chosen["timeout"],
+        cache=cache_folder(),
+    )
+    looked = fetching(chosen["revision"], chosen["offline"])
+    task = None if chosen["task"] == "auto" else chosen["task"]
+    against = fetch(chosen["against"], looked) if chosen["against"] else None
+    try:
+        found = api.verify(target, against, task=task, options=options, fetching=looked, progress=phases)
+    finally:
+        phases.close()
+    for name in found.changed:
+        warn(f"{escape(name)} is not the file that bertx.json lists")
+    if chosen["junit"] is not None:
+        write_junit(found.report, chosen["junit"])
+    if chosen["as_json"]:
+        emit_json(found.report.to_json())
+    elif not chosen["quiet"]:
+        emit(report_table(found.report))
+    error = found.report.error()
+    if error is not None:
+        error.report = found.report
+        raise error
+
+
+def _texts(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("E_USAGE", f"--text {escape(path)} cannot be read", "give a UTF-8 file") from error
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UsageError("E_USAGE", f"--text {escape(path)} holds no text", "write one text a line")
+    return texts
