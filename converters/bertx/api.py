@@ -24,7 +24,7 @@ from bertx.parity.compare import Compared, pool
 from bertx.parity.judge import Subject
 from bertx.parity.report import Report, Result
 from bertx.parity.verify import VerifyOptions, check_options, verify_subjects
-from bertx.runtimes import process, trust
+from bertx.runtimes import process, runtime_named, trust
 
 __all__ = ["Export", "Verification", "export", "fetch", "verify"]
 
@@ -62,7 +62,7 @@ def default_output(checkpoint: Checkpoint) -> Path:
 
 def export(
     checkpoint: Checkpoint | str,
-    formats: Sequence[str],
+    formats: Sequence[str | tuple[str, ExportOptions]],
     output: str | Path | None = None,
     *,
     task: str | None = None,
@@ -73,11 +73,12 @@ def export(
 ) -> Export:
     """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
 
-    `verify` None publishes without a comparison. Raises BertxError; of a failed comparison it carries `report`, and
+    A format stands alone, with `options`, or in a pair with options of its own. `verify` None publishes without a comparison. Raises BertxError; of a failed comparison it carries `report`, and
     the output is as it was.
     """
     source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
-    options = options or ExportOptions()
+    wanted = [(each, options or ExportOptions()) if isinstance(each, str) else each for each in formats]
+    leaves = [(format_named(name), chosen_options) for name, chosen_options in wanted]
     chosen = resolve_task(task, source.config.architectures, source.folder)
     folder = Path(output) if output is not None else default_output(source)
     _refuse_overlap(source, folder)
@@ -91,13 +92,12 @@ def export(
         if staged.old is not None and not replaced:
             manifest = replace(manifest, artifacts=staged.old.artifacts)
         entries: list[ArtifactEntry] = []
-        for name in formats:
-            progress(f"writing {name}")
-            leaf = format_named(name)
-            path = leaf.file_name(options)
+        for leaf, each in leaves:
+            path = leaf.file_name(each)
+            progress(f"writing {path}")
             with bundle.disk_errors():
-                written = leaf.write(source, chosen, options, staged.path(path))
-            entries.append(_entry(path, name, chosen, written))
+                written = leaf.write(source, chosen, each, staged.path(path))
+            entries.append(_entry(path, leaf.name, chosen, written))
         report = _judge(entries, staged.folder, source, chosen, verify, progress, staged)
         for entry in entries:
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
@@ -198,10 +198,12 @@ def _judge(
 ) -> Report:
     """The report on staged artifacts. Raises, with the report, where one of them did not pass.
 
-    Unchanged weights were read back bit for bit by their writer, so they are not computed with; a strict load of the
-    checkpoint in a process of its own makes sure that they are complete.
+    Unchanged weights were read back bit for bit by their writer, so they are computed with only in runtimes that were
+    asked for by name; a strict load of the checkpoint in a process of its own makes sure that they are complete.
     """
-    copied = [entry for entry in entries if entry.options.get("bytes") == "unchanged"]
+    named = frozenset(options.runtimes) if options else frozenset()
+    read = any("safetensors" in runtime_named(name).reads for name in named)
+    copied = [] if read else [entry for entry in entries if entry.options.get("bytes") == "unchanged"]
     if copied and len(copied) == len(entries):
         progress("checking that the weights are complete")
         _check_strictly(source, task, options)

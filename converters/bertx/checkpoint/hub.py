@@ -1,10 +1,475 @@
-"""placeholder"""
+"""Checkpoints from the Hugging Face Hub: one commit, only the files that are needed, every stated hash checked.
+
+huggingface_hub downloads into its own cache; this file decides what, and refuses what is not as the Hub states.
+The layout of that cache, `models--<org>--<name>/{blobs,refs,snapshots/<commit>}`, is documented at
+https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+"""
+
 from __future__ import annotations
-from dataclasses import dataclass
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from bertx import __version__
+from bertx.bundle import sha256
+from bertx.errors import BertxError, LocalProblem, SourceUnavailable, UsageError, escape
+
+#: How often one request is made before the Hub is given up; with 10 s of silence each, well below a minute.
+TRIES = 3
+#: Stated whole, because huggingface_hub would otherwise report the versions of what is installed.
+_HEADERS = {"user-agent": f"bertx/{__version__}"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_COMPANIONS = frozenset(
+    ("config.json", "README.md")
+    + ("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "entity_vocab.json", "added_tokens.json")
+    + ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    + ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "data_config.json")
+)
+#: SentencePiece models, licences, and the module folders of sentence-transformers
+_PATTERNS = re.compile(
+    r"[\w.-]+\.model|LICENSE[\w.-]*|[0-9]+_\w+/(config\.json|model\.safetensors)", re.ASCII
+)
+
+
 @dataclass(frozen=True)
 class HubOptions:
+    """How the Hub is asked. None stands for huggingface_hub's own default.
+
+    `cache` is a Hub cache folder, `endpoint` a URL, `timeout` the seconds of silence that are allowed, `offline`
+    forbids every socket, `progress` shows huggingface_hub's own bars where stderr is a terminal.
+    """
+
+    cache: Path | None = None
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
     offline: bool = False
     progress: bool = False
-def cached(repo: str, commit: str, options: HubOptions) -> Path | None: return None
-def snapshot(repo: str, revision: str | None, options: HubOptions): raise NotImplementedError
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit, in `folder` of the cache. `origin` is "hub" where a file was downloaded."""
+
+    repo: str
+    commit: str
+    folder: Path
+    origin: Literal["cache", "hub"]
+
+
+def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
+    """The files of a repository that bertx needs, at the commit to which a branch, tag or commit resolves now.
+
+    The Hub is asked once for the commit, and for each file that is not in the cache. Raises UsageError where
+    `repo` is no Hub id, SourceUnavailable where the checkpoint cannot be had, LocalProblem where the cache
+    cannot be written.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    _check_id(repo)
+    if not options.offline:
+        with contextlib.suppress(OfflineModeIsEnabled):  # HF_HUB_OFFLINE=1 forbids asking too
+            return _from_hub(repo, revision, options)
+    return _from_cache(repo, revision, options)
+
+
+def cached(repo: str, commit: str, options: HubOptions) -> Path | None:
+    """The folder of a commit in the cache if config.json and the weights are there; opens no socket.
+
+    Weights come last in a download, so where they are, the rest of what bertx downloaded is too. Raises
+    SourceUnavailable("E_HASH") where a file does not have the hash under which the cache keeps it.
+    """
+    if not _COMMIT.fullmatch(commit) or not _is_id(repo):
+        return None
+    folder = _storage(repo, options) / "snapshots" / commit
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+    names = needed([path.relative_to(folder).as_posix() for path in files])
+    if not _complete(names):
+        return None
+    for name in names:
+        stated = _kept_hash(folder / name)
+        if stated is not None:
+            _check_hash(repo, folder, name, stated, options)
+    return folder
+
+
+def needed(names: Sequence[str]) -> list[str]:
+    """Which files of a repository to download: config, tokenizer, modules, licence, and weights in one format.
+
+    The weights come last. Nothing of another framework is among them, and no code.
+    """
+    weights = _weights(names)
+    kept = {name for name in names if name in _COMPANIONS or _PATTERNS.fullmatch(name)}
+    return [*sorted(kept - set(weights)), *weights]
+
+
+def _weights(names: Collection[str]) -> list[str]:
+    """One file of weights, or an index followed by its shards; safetensors where there is a choice."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if f"{stem}.{suffix}" in names:
+            return [f"{stem}.{suffix}"]
+        index = f"{stem}.{suffix}.index.json"
+        if index in names:
+            shard = re.compile(rf"{stem}-[0-9]+-of-[0-9]+\.{suffix}")
+            return [index, *sorted({name for name in names if shard.fullmatch(name)})]
+    return []
+
+
+def _complete(names: Collection[str]) -> bool:
+    """Whether config.json and all weights are among the files; the names of shards tell how many there are."""
+    weights = _weights(names)
+    if "config.json" not in names or not weights:
+        return False
+    total = re.search(r"-of-([0-9]+)\.", weights[-1])
+    return not weights[0].endswith(".json") or (total is not None and int(total[1]) == len(weights) - 1)
+
+
+def _from_hub(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
+    with _translated(repo, revision, options):
+        commit, hashes = _resolve(repo, revision, options)
+        names = needed(list(hashes))
+        if not _complete(names):
+            raise _incomplete(repo, commit, names)
+        storage = _storage(repo, options)
+        folder = storage / "snapshots" / commit
+        absent = [name for name in names if not (folder / name).is_file()]
+        for name in absent:
+            _download(repo, commit, name, options)
+            if not (folder / name).is_file():
+                raise _network("answers with another commit than it was asked for", options)
+        for name in names:
+            stated = hashes[name]
+            if stated is not None:
+                _check_hash(repo, folder, name, stated, options)
+        _record(storage, revision or "main", commit)
+    return Snapshot(repo, commit, folder, "hub" if absent else "cache")
+
+
+def _from_cache(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
+    name = revision or "main"
+    commit = name if _COMMIT.fullmatch(name) else _recorded(_storage(repo, options), name)
+    folder = None if commit is None else cached(repo, commit, options)
+    if commit is None or folder is None:
+        raise SourceUnavailable(
+            "E_OFFLINE",
+            f"{escape(repo)} at {escape(name)} is not complete in the cache, and the Hub may not be asked (--offline)",
+            "run once without --offline",
+        )
+    return Snapshot(repo, commit, folder, "cache")
+
+
+def _resolve(repo: str, revision: str | None, options: HubOptions) -> tuple[str, dict[str, str | None]]:
+    """The commit of a revision, and the sha256 of each of its files, None for those that are not in LFS."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi(endpoint=_endpoint(options), token=options.token or None, headers=_HEADERS)
+    try:
+        with _bounded(options):
+            info = api.model_info(repo, revision=revision, timeout=options.timeout, files_metadata=True)
+        commit = str(info.sha)
+        hashes = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or ()}
+    except HfHubHTTPError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # a login page, say
+        raise _network("does not answer as a Hub does", options) from error
+    if not _COMMIT.fullmatch(commit):
+        raise _network("names no commit", options)
+    if revision is not None and _COMMIT.fullmatch(revision) and revision != commit:
+        raise _network("answers with another commit than it was asked for", options)
+    return commit, hashes
+
+
+def _download(repo: str, commit: str, name: str, options: HubOptions) -> None:
+    """One file into the cache. A download that breaks is resumed where it broke."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        """The library's progress bar, unseen."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    with _bounded(options):
+        hf_hub_download(
+            repo,
+            name,
+            revision=commit,
+            cache_dir=_cache(options),
+            endpoint=_endpoint(options),
+            token=options.token or None,
+            headers=_HEADERS,
+            etag_timeout=options.timeout,
+            tqdm_class=None if options.progress else Silent,
+        )
+
+
+class _Patience:
+    """Watches the requests of one thread: no wait exceeds the timeout, and none is made more than TRIES times.
+
+    huggingface_hub asks six times for a file's metadata with a minute for each, and sleeps as long as the Hub
+    says; neither can be set per call, but the event hooks of its HTTP client see each request. A request that
+    resumes a download further on counts as another.
+    """
+
+    def __init__(self, options: HubOptions) -> None:
+        self.options = options
+        self.thread = threading.get_ident()
+        self.tries: Counter[tuple[str, str, str | None]] = Counter()
+        self.last = ""
+
+    def before(self, request: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        attempt = (request.method, str(request.url), request.headers.get("range"))
+        if self.tries[attempt] == TRIES:
+            raise _network(self.last, self.options)
+        self.tries[attempt] += 1
+        self.last = _silence(self.options)
+        timeout = self.options.timeout
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+
+    def after(self, response: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        status = response.status_code
+        if status == 429 or status >= 500:
+            self.last = f"answers HTTP {status}"
+            if _stated_wait(response.headers) > self.options.timeout:
+                raise _network(
+                    f"answers HTTP {status} and asks to wait {_stated_wait(response.headers)} s", self.options
+                )
+
+    def quiet(self, record: logging.LogRecord) -> bool:
+        """The library's warnings of this thread; what matters in them is in the error that follows."""
+        return record.thread != self.thread
+
+
+@contextlib.contextmanager
+def _bounded(options: HubOptions) -> Iterator[None]:
+    """Within, huggingface_hub waits no longer than `options` allow and logs nothing."""
+    from huggingface_hub import get_session
+
+    patience = _Patience(options)
+    hooks = get_session().event_hooks
+    handlers = list(logging.getLogger("huggingface_hub").handlers)
+    hooks["request"].append(patience.before)
+    hooks["response"].append(patience.after)
+    for handler in handlers:
+        handler.addFilter(patience.quiet)
+    try:
+        yield
+    finally:
+        hooks["request"].remove(patience.before)
+        hooks["response"].remove(patience.after)
+        for handler in handlers:
+            handler.removeFilter(patience.quiet)
+
+
+def _stated_wait(headers: Mapping[str, str]) -> int:
+    """The seconds after which the Hub may be asked again, from the two headers that it states them in."""
+    limit = re.search(r"\bt\s*=\s*([0-9]{1,9})", headers.get("ratelimit", ""))
+    after = re.fullmatch(r"\s*([0-9]{1,9})\s*", headers.get("retry-after", ""))
+    return max((int(found[1]) for found in (limit, after) if found), default=0)
+
+
+def _check_hash(repo: str, folder: Path, name: str, stated: str, options: HubOptions) -> None:
+    """Raises SourceUnavailable("E_HASH") where the bytes have another sha256, and removes them from the cache."""
+    if sha256(folder / name) == stated:
+        return
+    _discard(folder / name, _cache(options))
+    raise SourceUnavailable(
+        "E_HASH",
+        f"{name} of {escape(repo)} does not have the sha256 that the Hub states, and was removed from the cache",
+        "run again to download it anew",
+    )
+
+
+def _kept_hash(file: Path) -> str | None:
+    """The sha256 that a cached file was stored under: the cache names the blob of an LFS file by it."""
+    if not file.is_symlink():
+        return None
+    name = file.readlink().name
+    return name if _SHA256.fullmatch(name) else None
+
+
+def _discard(file: Path, cache: Path) -> None:
+    """Removes a cached file, each link on the way to its bytes, and the bytes; nothing outside the cache."""
+    while Path(os.path.normpath(file)).is_relative_to(cache):
+        target = file.parent / file.readlink() if file.is_symlink() else None
+        with contextlib.suppress(OSError):
+            file.unlink()
+        if target is None:
+            return
+        file = target
+
+
+def _record(storage: Path, revision: str, commit: str) -> None:
+    """Notes in the cache which commit a branch or tag has, so that it can be named offline."""
+    if revision == commit or not _is_ref(revision):
+        return
+    ref = storage / "refs" / revision
+    if _recorded(storage, revision) == commit:
+        return
+    staged = ref.with_name(f"{ref.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(commit, encoding="ascii")
+        staged.replace(ref)
+
+
+def _recorded(storage: Path, revision: str) -> str | None:
+    try:
+        text = (storage / "refs" / revision).read_text(encoding="ascii").strip() if _is_ref(revision) else ""
+    except (OSError, ValueError):
+        return None
+    return text if _COMMIT.fullmatch(text) else None
+
+
+def _is_ref(revision: str) -> bool:
+    """Whether a revision is a relative path without a way up; the Hub's pull requests are `refs/pr/1`."""
+    return all(re.fullmatch(r"(?!\.+$)[^\\:\0]+", part) for part in revision.split("/"))
+
+
+def _cache(options: HubOptions) -> Path:
+    from huggingface_hub import constants
+
+    return Path(os.path.abspath((options.cache or Path(constants.HF_HUB_CACHE)).expanduser()))
+
+
+def _storage(repo: str, options: HubOptions) -> Path:
+    return _cache(options) / "--".join(("models", *repo.split("/")))
+
+
+def _endpoint(options: HubOptions) -> str | None:
+    return options.endpoint.rstrip("/") if options.endpoint else None
+
+
+def _is_id(repo: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _check_id(repo: str) -> None:
+    if not _is_id(repo):
+        message = f"{escape(repo)} is no folder on this machine and no Hub id"
+        raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
+
+
+@contextlib.contextmanager
+def _translated(repo: str, revision: str | None, options: HubOptions) -> Iterator[None]:
+    """Turns what huggingface_hub, its HTTP client and the disk raise into a BertxError."""
+    try:
+        yield
+    except BertxError:
+        raise
+    except Exception as error:
+        known = _explained(error, escape(repo), escape(revision or "main"), options)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _explained(error: BaseException, repo: str, revision: str, options: HubOptions) -> BertxError | None:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        return _explained(
+            error.__cause__, repo, revision, options
+        )  # "not in the cache either": the cause tells
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return None
+    if isinstance(error, errors.GatedRepoError):
+        message = f"{repo} is gated, and access was not granted"
+        return SourceUnavailable("E_GATED", message, "accept its terms on the Hub and set a token (HF_TOKEN)")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        message = f"the Hub has no repository {repo}, or it is private"
+        return SourceUnavailable(
+            "E_NOT_FOUND", message, "check the name, or set a token that may read it (HF_TOKEN)"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        message = f"{repo} has no branch, tag or commit {revision}"
+        return SourceUnavailable("E_NOT_FOUND", message, "choose another --revision")
+    if isinstance(error, errors.EntryNotFoundError):
+        message = f"a file that {repo} lists cannot be found on the Hub"
+        return SourceUnavailable("E_NOT_FOUND", message, "try again later, or choose another --revision")
+    if isinstance(error, errors.HfHubHTTPError):
+        return _refused(error.response.status_code, repo, options)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _disk(error, options)
+    return _unreachable(error, options)
+
+
+def _refused(status: int, repo: str, options: HubOptions) -> BertxError:
+    """An HTTP status that says no more than itself."""
+    if status in (401, 403):
+        message = f"the Hub refuses access to {repo} (HTTP {status})"
+        return SourceUnavailable("E_GATED", message, "set a valid token that may read it (HF_TOKEN)")
+    if status == 404:
+        message = f"{repo} or its revision cannot be found on the Hub"
+        return SourceUnavailable("E_NOT_FOUND", message, "check the name and --revision")
+    return _network(f"answers HTTP {status}", options)
+
+
+def _disk(error: OSError, options: HubOptions) -> BertxError | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "free some space, or set HF_HUB_CACHE to another folder"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+        hint = "check who may write there, or set HF_HUB_CACHE to another folder"
+    else:
+        return None
+    message = f"the Hub cache {escape(_cache(options))} cannot be written ({error.strerror})"
+    return LocalProblem("E_DISK", message, hint)
+
+
+def _unreachable(error: BaseException, options: HubOptions) -> BertxError | None:
+    """What an HTTP client raises. It is known by its name: the library's releases differ in their client."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "TimeoutException" in names:
+        return _network(_silence(options), options)
+    if "ConnectError" in names:  # the text of other errors may quote a header, and with it a token
+        return _network(f"cannot be reached ({escape(error)})", options)
+    if names & {"RequestError", "InvalidURL", "FileMetadataError", "RuntimeError", "OSError"}:
+        return _network(f"cannot be read from ({type(error).__name__})", options)
+    return None
+
+
+def _silence(options: HubOptions) -> str:
+    return f"is silent for more than {options.timeout:g} s"
+
+
+def _network(what: str, options: HubOptions) -> BertxError:
+    """`what` completes "the Hub at <address> …"; user names and tokens in the address are left out."""
+    from huggingface_hub import constants
+
+    address = urlsplit(_endpoint(options) or constants.ENDPOINT)
+    shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    hint = "try again later, check the connection and HF_ENDPOINT, or use --offline with what is in the cache"
+    return SourceUnavailable("E_NETWORK", f"the Hub at {escape(shown)} {what}", hint)
+
+
+def _incomplete(repo: str, commit: str, names: Collection[str]) -> BertxError:
+    lacking = "no config.json" if "config.json" not in names else "no complete PyTorch weights"
+    message = f"{escape(repo)} at {commit[:12]} holds {lacking}"
+    return SourceUnavailable(
+        "E_NOT_FOUND", message, "choose a repository of a transformers model, or another --revision"
+    )

@@ -1,0 +1,66 @@
+"""bertx run"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertx import recipe
+from bertx.cli import emit, emit_json
+from bertx.cli.exporting import document, summary
+from bertx.cli.junit import write_junit
+from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.tables import report_table
+from bertx.errors import BertxError, UsageError
+from bertx.parity.report import Report
+
+
+@click.command("run")
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--device", help="Instead of the recipe's.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
+@common("output", "force", "offline", "json", "verbose", "quiet")
+def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
+    """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""
+    if chosen["output"] is not None and len(recipes) > 1:
+        raise UsageError("E_USAGE", "-o names one bundle and there are several recipes", "run them one by one")
+    read = [_settled(recipe.read(path), chosen) for path in recipes]
+    phases = Phases(chosen["verbose"], chosen["quiet"])
+    documents: list[dict[str, Any]] = []
+    reports: list[Report] = []
+    worst: BertxError | None = None
+    for each in read:
+        try:
+            made = recipe.run(each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases)
+        except BertxError as error:
+            phases.close()
+            if error.report is None:
+                raise
+            worst = error if worst is None or error.exit_code < worst.exit_code else worst
+            reports.append(error.report)
+            failed = {"schema": "bertx.export/1", "bundle": None, "artifacts": [], "report": error.report.to_json()}
+            documents.append({"recipe": each.path.name, **failed})
+            text = report_table(error.report)
+        else:
+            phases.close()
+            reports.append(made.report)
+            documents.append({"recipe": each.path.name, **document(made)})
+            text = summary(made)
+        if not (chosen["as_json"] or chosen["quiet"]):
+            emit(text)
+    if chosen["junit"] is not None:
+        write_junit(replace(reports[0], results=tuple(r for report in reports for r in report.results)), chosen["junit"])
+    if chosen["as_json"]:
+        emit_json({"schema": "bertx.run/1", "runs": documents})
+    if worst is not None:
+        raise worst
+
+
+def _settled(read: recipe.Recipe, chosen: dict[str, Any]) -> recipe.Recipe:
+    """The recipe with what the command line says instead of it."""
+    device = chosen["device"] or read.verify.device
+    verify = replace(read.verify, device=device, cache=cache_folder())
+    return replace(read, verify=verify, output=chosen["output"] or read.output)
