@@ -92,7 +92,7 @@ def writers(output: Path, way: str) -> Iterator[Writers]:
 
 
 def held(output: Path) -> str:
-    """ "A" or "B", after a look at every byte of the bundle."""
+    """The name of the bundle that is there, after a look at every byte of it."""
     found = manifest.read(output)
     name = found.source.checkpoint
     assert verify_files(output, found) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bertx
@@ -17,7 +17,7 @@ from bertx.checkpoint.tensors import parameters
 from bertx.errors import CODES, InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
-from bertx.model.tasks import Task, resolve_task, task_named
+from bertx.model.tasks import Task, resolve_task
 from bertx.model.wrapper import default_outputs
 from bertx.parity import golden, target
 from bertx.parity.compare import Compared, pool
@@ -85,8 +85,13 @@ def export(
     if verify is not None:
         check_options(verify)
     origin = _origin(source)
-    replaced = _replaces(folder, origin, chosen, force)
+    before = manifests.read(folder) if bundle.is_bundle(folder) else None
+    replaced = before is not None and _differs(before, origin, chosen, force)
     with bundle.stage(folder, replace=replaced) as staged:
+        if staged.old is not None and staged.old != before:
+            _differs(
+                staged.old, origin, chosen, False
+            )  # another writer was there, or a killed one was finished
         _companions(source, staged)
         manifest = Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, (), {})
         if staged.old is not None and not replaced:
@@ -133,7 +138,9 @@ def verify(
     else:
         source = of_bundle(target.require_reference(found), fetching or FetchOptions())
     chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
-    judged = verify_subjects(target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress)
+    judged = verify_subjects(
+        target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress
+    )
     return Verification(judged.report, tuple(target.changed(found)))
 
 
@@ -142,28 +149,32 @@ def _refuse_overlap(source: Checkpoint, output: Path) -> None:
     if folder == source.home:
         return
     if folder == source.folder or folder in source.folder.parents or source.folder in folder.parents:
-        raise UsageError("E_OUTPUT", f"the output {escape(output)} and the source overlap", "name another folder with -o")
+        raise UsageError(
+            "E_OUTPUT", f"the output {escape(output)} and the source overlap", "name another folder with -o"
+        )
 
 
 def _origin(source: Checkpoint) -> Source:
     """What the manifest records of the source: every file that was used, by hash."""
     paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
-    files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
+    files = {
+        p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths
+    }
     local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
     return Source(source.source, source.commit, local, files)
 
 
-def _replaces(folder: Path, origin: Source, task: Task, force: bool) -> bool:
-    """Whether the whole bundle is to be replaced: only one of another commit or task, and only with --force."""
-    if not bundle.is_bundle(folder):
-        return False
-    old = manifests.read(folder)
-    same_source = old.source.commit == origin.commit and (origin.commit is not None or _same_files(old.source, origin))
+def _differs(old: Manifest, origin: Source, task: Task, force: bool) -> bool:
+    """Whether a bundle is of another commit or task: it is replaced with --force, else InputRefused is raised."""
+    same_source = old.source.commit == origin.commit and (
+        origin.commit is not None or _same_files(old.source, origin)
+    )
     if same_source and (old.task, old.head) == (task.name, task.auto_class):
         return False
     if not force:
-        what = f"{old.source.checkpoint} for {old.task}" if same_source else f"{old.source.checkpoint} at another state"
-        raise InputRefused("E_BUNDLE_MISMATCH", f"{escape(folder)} holds {escape(what)}", "name another -o, or --force to replace it")
+        state = "" if same_source else " at another state"
+        holds = f"the output holds {escape(old.source.checkpoint)}{state} for {old.task}"
+        raise InputRefused("E_BUNDLE_MISMATCH", holds, "name another -o, or replace it with --force")
     return True
 
 
@@ -184,7 +195,9 @@ def _companions(source: Checkpoint, staged: bundle.Stage) -> None:
 
 def _entry(path: str, name: str, task: Task, written: Written) -> ArtifactEntry:
     options = dict(written.options)
-    return ArtifactEntry(path, name, written.dtype, task.name, written.signature, written.taps, options, written.versions, None)
+    return ArtifactEntry(
+        path, name, written.dtype, task.name, written.signature, written.taps, options, written.versions, None
+    )
 
 
 def _judge(
@@ -228,7 +241,11 @@ def _judge(
 
 
 def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task) -> Subject:
-    outputs = tuple(spec.name for spec in entry.signature.outputs) if entry.signature else default_outputs(source, task)
+    outputs = (
+        tuple(spec.name for spec in entry.signature.outputs)
+        if entry.signature
+        else default_outputs(source, task)
+    )
     return Subject(folder / entry.path, entry.path, entry.format, entry.dtype, entry.signature, outputs)
 
 
@@ -240,7 +257,9 @@ def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | Non
     told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason)
     if told and told[1] in CODES:
         raise InputRefused(told[1], told[2], told[3])
-    raise InputRefused("E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights")
+    raise InputRefused(
+        "E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights"
+    )
 
 
 def _told(source: Checkpoint) -> dict[str, object]:
@@ -256,7 +275,9 @@ def _same_bytes(entry: ArtifactEntry, source: Checkpoint, limit: float) -> Resul
     """The row of weights that were read back and compared bit for bit."""
     count = parameters(source.weights.values())
     same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
-    return replace(_result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),))
+    return replace(
+        _result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),)
+    )
 
 
 def _remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:

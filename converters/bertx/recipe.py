@@ -62,7 +62,9 @@ def read(path: Path) -> Recipe:
     except OSError as error:
         raise UsageError("E_RECIPE", f"{escape(path)} cannot be read", "name a recipe file") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError("E_RECIPE", f"{escape(path.name)} is no TOML: {escape(error)}", "correct it") from error
+        raise UsageError(
+            "E_RECIPE", f"{escape(path.name)} is no TOML: {escape(error)}", "correct it"
+        ) from error
     _check(document, _KEYS, path.name)
     for key in ("checkpoint", "artifacts"):
         if key not in document:
@@ -71,7 +73,8 @@ def read(path: Path) -> Recipe:
     return Recipe(
         path,
         _checkpoint(document["checkpoint"], path.name),
-        tuple(_artifact(each, path.name) for each in document["artifacts"]) or _refuse(path.name, "artifacts is empty"),
+        tuple(_artifact(each, path.name) for each in document["artifacts"])
+        or _refuse(path.name, "artifacts is empty"),
         document.get("revision"),
         document.get("task"),
         Path(output) if output is not None else None,
@@ -80,7 +83,11 @@ def read(path: Path) -> Recipe:
 
 
 def run(
-    recipe: Recipe, *, fetching: FetchOptions, force: bool = False, progress: Callable[[str], None] = lambda line: None
+    recipe: Recipe,
+    *,
+    fetching: FetchOptions,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> api.Export:
     """Fetches, exports and verifies what a recipe asks for; publishes only if all of it passed."""
     progress(f"fetching {recipe.checkpoint}")
@@ -127,7 +134,11 @@ def _checkpoint(value: str | dict[str, Any], where: str) -> str:
     for place in (found.submodule_search_locations or ()) if found else ():
         if (Path(place) / folder).is_dir():
             return str(Path(place) / folder)
-    raise SourceUnavailable("E_NOT_FOUND", f"no installed package {escape(package)} has {escape(folder)}", "pip install 'bertx[demo]'")
+    raise SourceUnavailable(
+        "E_NOT_FOUND",
+        f"no installed package {escape(package)} has {escape(folder)}",
+        "pip install 'bertx[demo]'",
+    )
 
 
 def _artifact(value: Any, where: str) -> tuple[str, ExportOptions]:

@@ -59,7 +59,9 @@ class Checkpoint:
     def companions(self) -> tuple[str, ...]:
         """Relative paths of config, tokenizer and module files that a bundle takes over."""
         named = [name for name in _COMPANIONS if (self.folder / name).is_file()]
-        globbed = [p for pattern in _COMPANION_PATTERNS for p in sorted(self.folder.glob(pattern)) if p.is_file()]
+        globbed = [
+            p for pattern in _COMPANION_PATTERNS for p in sorted(self.folder.glob(pattern)) if p.is_file()
+        ]
         return tuple(dict.fromkeys(named + [path.relative_to(self.folder).as_posix() for path in globbed]))
 
     def weight_files(self) -> tuple[Path, ...]:
@@ -75,10 +77,14 @@ class FetchOptions:
     hub: HubOptions = field(default_factory=HubOptions)
 
 
-def open_folder(folder: Path, *, source: str | None = None, commit: str | None = None, origin: str = "local") -> Checkpoint:
+def open_folder(
+    folder: Path, *, source: str | None = None, commit: str | None = None, origin: str = "local"
+) -> Checkpoint:
     """A checkpoint from a folder. Raises InputRefused where its configuration or weights' headers are refused."""
     resolved = folder.resolve()
-    return Checkpoint(source or str(folder), resolved, commit, origin, read_config(resolved), read_weights(resolved))
+    return Checkpoint(
+        source or str(folder), resolved, commit, origin, read_config(resolved), read_weights(resolved)
+    )
 
 
 def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
@@ -90,12 +96,16 @@ def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if options.revision is not None:
-            raise UsageError("E_USAGE", f"--revision has no meaning for the local folder {escape(source)}", "leave it out")
+            raise UsageError(
+                "E_USAGE", f"--revision has no meaning for the local folder {escape(source)}", "leave it out"
+            )
         if bundle.is_bundle(folder):
             return replace(of_bundle(folder, options), home=folder.resolve())
         return open_folder(folder, source=source)
     if folder.exists():
-        raise UsageError("E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id")
+        raise UsageError(
+            "E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id"
+        )
     found = snapshot(source, options.revision, options.hub)
     return open_folder(found.folder, source=found.repo, commit=found.commit, origin=found.origin)
 
@@ -119,7 +129,9 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
             except SourceUnavailable:
                 found = None
             if found is not None:
-                return open_folder(found.folder, source=source.checkpoint, commit=source.commit, origin=found.origin)
+                return open_folder(
+                    found.folder, source=source.checkpoint, commit=source.commit, origin=found.origin
+                )
     elif source.folder is not None and _unchanged(Path(source.folder), source.files):
         return open_folder(Path(source.folder), source=source.checkpoint, origin="local")
     if _own_weights(folder, manifest):

@@ -1,14 +1,13 @@
-"""Checkpoints from the Hugging Face Hub: one commit, only the files that are needed, every stated hash checked.
+"""Checkpoints from the Hugging Face Hub: one commit, only what is needed, every stated hash checked.
 
-huggingface_hub downloads into its own cache; this file decides what, and refuses what is not as the Hub states.
-The layout of that cache, `models--<org>--<name>/{blobs,refs,snapshots/<commit>}`, is documented at
+huggingface_hub downloads into its own cache; this file decides what, and refuses what is not as stated. The
+layout of that cache, `models--<org>--<name>/{blobs,refs,snapshots/<commit>}`, is documented at
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -24,22 +23,62 @@ from bertx import __version__
 from bertx.bundle import sha256
 from bertx.errors import BertxError, LocalProblem, SourceUnavailable, UsageError, escape
 
-#: How often one request is made before the Hub is given up; with 10 s of silence each, well below a minute.
+#: How often one request is made before the Hub is given up; at 10 s of silence each, well below a minute.
 TRIES = 3
-#: Stated whole, because huggingface_hub would otherwise report the versions of what is installed.
+#: Stated whole, because huggingface_hub would otherwise report what is installed here.
 _HEADERS = {"user-agent": f"bertx/{__version__}"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _COMPANIONS = frozenset(
-    ("config.json", "README.md")
-    + ("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "entity_vocab.json", "added_tokens.json")
-    + ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    + ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "data_config.json")
+    (
+        *(
+            "config.json",
+            "README.md",
+            "vocab.txt",
+            "vocab.json",
+            "merges.txt",
+            "bpe.codes",
+            "entity_vocab.json",
+        ),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *(
+            "modules.json",
+            "sentence_bert_config.json",
+            "config_sentence_transformers.json",
+            "data_config.json",
+        ),
+    )
 )
 #: SentencePiece models, licences, and the module folders of sentence-transformers
 _PATTERNS = re.compile(
     r"[\w.-]+\.model|LICENSE[\w.-]*|[0-9]+_\w+/(config\.json|model\.safetensors)", re.ASCII
+)
+
+#: error of huggingface_hub, or status -> code, what happened, what to do; the first that fits
+_MEANINGS = (
+    ("GatedRepoError", "E_GATED", "{repo} is gated", "accept its terms on the Hub and set HF_TOKEN"),
+    (
+        "RepositoryNotFoundError",
+        "E_NOT_FOUND",
+        "{repo} is missing or private",
+        "check its name, or set HF_TOKEN",
+    ),
+    (
+        "RevisionNotFoundError",
+        "E_NOT_FOUND",
+        "{repo} has no revision {revision}",
+        "choose another --revision",
+    ),
+    ("EntryNotFoundError", "E_NOT_FOUND", "the Hub lacks a file that {repo} lists", "try again later"),
+    (
+        "HTTP 401",
+        "E_GATED",
+        "the Hub refuses the token sent for {repo}",
+        "set HF_TOKEN to a valid one, or to none",
+    ),
+    ("HTTP 403", "E_GATED", "the Hub refuses access to {repo}", "set HF_TOKEN to one that may read it"),
+    ("HTTP 404", "E_NOT_FOUND", "the Hub has no {repo} at {revision}", "check the name and --revision"),
 )
 
 
@@ -47,8 +86,8 @@ _PATTERNS = re.compile(
 class HubOptions:
     """How the Hub is asked. None stands for huggingface_hub's own default.
 
-    `cache` is a Hub cache folder, `endpoint` a URL, `timeout` the seconds of silence that are allowed, `offline`
-    forbids every socket, `progress` shows huggingface_hub's own bars where stderr is a terminal.
+    `cache` is a Hub cache folder, `endpoint` a URL, `timeout` the seconds of silence that are allowed.
+    `offline` forbids every socket, `progress` shows huggingface_hub's own bars where stderr is a terminal.
     """
 
     cache: Path | None = None
@@ -70,7 +109,7 @@ class Snapshot:
 
 
 def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
-    """The files of a repository that bertx needs, at the commit to which a branch, tag or commit resolves now.
+    """The files of a repository that bertx needs, at the commit to which a branch or tag resolves now.
 
     The Hub is asked once for the commit, and for each file that is not in the cache. Raises UsageError where
     `repo` is no Hub id, SourceUnavailable where the checkpoint cannot be had, LocalProblem where the cache
@@ -78,11 +117,13 @@ def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    _check_id(repo)
+    if not _is_id(repo):
+        message = f"{escape(repo)} is no folder on this machine and no Hub id"
+        raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
     if not options.offline:
         with contextlib.suppress(OfflineModeIsEnabled):  # HF_HUB_OFFLINE=1 forbids asking too
             return _from_hub(repo, revision, options)
-    return _from_cache(repo, revision, options)
+    return _from_cache(repo, revision or "main", options)
 
 
 def cached(repo: str, commit: str, options: HubOptions) -> Path | None:
@@ -98,15 +139,12 @@ def cached(repo: str, commit: str, options: HubOptions) -> Path | None:
     names = needed([path.relative_to(folder).as_posix() for path in files])
     if not _complete(names):
         return None
-    for name in names:
-        stated = _kept_hash(folder / name)
-        if stated is not None:
-            _check_hash(repo, folder, name, stated, options)
+    _check_hashes(repo, folder, {name: _kept_hash(folder / name) for name in names}, options)
     return folder
 
 
 def needed(names: Sequence[str]) -> list[str]:
-    """Which files of a repository to download: config, tokenizer, modules, licence, and weights in one format.
+    """Which files of a repository to download: config, tokenizer, modules, licence, weights in one format.
 
     The weights come last. Nothing of another framework is among them, and no code.
     """
@@ -128,7 +166,7 @@ def _weights(names: Collection[str]) -> list[str]:
 
 
 def _complete(names: Collection[str]) -> bool:
-    """Whether config.json and all weights are among the files; the names of shards tell how many there are."""
+    """Whether config.json and all weights are there; the names of shards tell how many of them there are."""
     weights = _weights(names)
     if "config.json" not in names or not weights:
         return False
@@ -141,7 +179,9 @@ def _from_hub(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
         commit, hashes = _resolve(repo, revision, options)
         names = needed(list(hashes))
         if not _complete(names):
-            raise _incomplete(repo, commit, names)
+            lacking = "no complete PyTorch weights" if "config.json" in names else "no config.json"
+            message = f"{escape(repo)} at {commit[:12]} holds {lacking}"
+            raise SourceUnavailable("E_NOT_FOUND", message, "choose a repository of a transformers model")
         storage = _storage(repo, options)
         folder = storage / "snapshots" / commit
         absent = [name for name in names if not (folder / name).is_file()]
@@ -149,24 +189,20 @@ def _from_hub(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
             _download(repo, commit, name, options)
             if not (folder / name).is_file():
                 raise _network("answers with another commit than it was asked for", options)
-        for name in names:
-            stated = hashes[name]
-            if stated is not None:
-                _check_hash(repo, folder, name, stated, options)
+        _check_hashes(repo, folder, {name: hashes[name] for name in names}, options)
         _record(storage, revision or "main", commit)
     return Snapshot(repo, commit, folder, "hub" if absent else "cache")
 
 
-def _from_cache(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
-    name = revision or "main"
-    commit = name if _COMMIT.fullmatch(name) else _recorded(_storage(repo, options), name)
+def _from_cache(repo: str, revision: str, options: HubOptions) -> Snapshot:
+    storage = _storage(repo, options)
+    commit = revision if _COMMIT.fullmatch(revision) else _recorded(storage, revision)
     folder = None if commit is None else cached(repo, commit, options)
     if commit is None or folder is None:
-        raise SourceUnavailable(
-            "E_OFFLINE",
-            f"{escape(repo)} at {escape(name)} is not complete in the cache, and the Hub may not be asked (--offline)",
-            "run once without --offline",
+        message = (
+            f"{escape(repo)} at {escape(revision)} is not complete in the cache, and the Hub may not be asked"
         )
+        raise SourceUnavailable("E_OFFLINE", message, "run once without --offline and HF_HUB_OFFLINE")
     return Snapshot(repo, commit, folder, "cache")
 
 
@@ -198,8 +234,6 @@ def _download(repo: str, commit: str, name: str, options: HubOptions) -> None:
     from huggingface_hub.utils import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
-        """The library's progress bar, unseen."""
-
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
@@ -218,7 +252,7 @@ def _download(repo: str, commit: str, name: str, options: HubOptions) -> None:
 
 
 class _Patience:
-    """Watches the requests of one thread: no wait exceeds the timeout, and none is made more than TRIES times.
+    """Watches the requests of one thread: none waits longer than allowed, none is made more than TRIES times.
 
     huggingface_hub asks six times for a file's metadata with a minute for each, and sleeps as long as the Hub
     says; neither can be set per call, but the event hooks of its HTTP client see each request. A request that
@@ -239,22 +273,20 @@ class _Patience:
             raise _network(self.last, self.options)
         self.tries[attempt] += 1
         self.last = _silence(self.options)
-        timeout = self.options.timeout
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        request.extensions["timeout"] = dict.fromkeys(
+            ("connect", "read", "write", "pool"), self.options.timeout
+        )
 
     def after(self, response: Any) -> None:
-        if threading.get_ident() != self.thread:
+        status, wait = response.status_code, _stated_wait(response.headers)
+        if threading.get_ident() != self.thread or not (status == 429 or status >= 500):
             return
-        status = response.status_code
-        if status == 429 or status >= 500:
-            self.last = f"answers HTTP {status}"
-            if _stated_wait(response.headers) > self.options.timeout:
-                raise _network(
-                    f"answers HTTP {status} and asks to wait {_stated_wait(response.headers)} s", self.options
-                )
+        self.last = f"answers HTTP {status}"
+        if wait > self.options.timeout:
+            raise _network(f"answers HTTP {status} and asks to wait {wait} s", self.options)
 
     def quiet(self, record: logging.LogRecord) -> bool:
-        """The library's warnings of this thread; what matters in them is in the error that follows."""
+        """Whether a record is another thread's; what matters in ours is in the error that follows."""
         return record.thread != self.thread
 
 
@@ -281,28 +313,24 @@ def _bounded(options: HubOptions) -> Iterator[None]:
 
 def _stated_wait(headers: Mapping[str, str]) -> int:
     """The seconds after which the Hub may be asked again, from the two headers that it states them in."""
-    limit = re.search(r"\bt\s*=\s*([0-9]{1,9})", headers.get("ratelimit", ""))
-    after = re.fullmatch(r"\s*([0-9]{1,9})\s*", headers.get("retry-after", ""))
-    return max((int(found[1]) for found in (limit, after) if found), default=0)
+    stated = f"{headers.get('ratelimit', '')}; t={headers.get('retry-after', '')}"
+    return max(map(int, re.findall(r"\bt\s*=\s*([0-9]{1,9})\b", stated)), default=0)
 
 
-def _check_hash(repo: str, folder: Path, name: str, stated: str, options: HubOptions) -> None:
-    """Raises SourceUnavailable("E_HASH") where the bytes have another sha256, and removes them from the cache."""
-    if sha256(folder / name) == stated:
-        return
-    _discard(folder / name, _cache(options))
-    raise SourceUnavailable(
-        "E_HASH",
-        f"{name} of {escape(repo)} does not have the sha256 that the Hub states, and was removed from the cache",
-        "run again to download it anew",
-    )
+def _check_hashes(repo: str, folder: Path, stated: Mapping[str, str | None], options: HubOptions) -> None:
+    """Raises SourceUnavailable("E_HASH") where a file has another sha256, and removes it from the cache."""
+    for name, digest in stated.items():
+        if digest is not None and sha256(folder / name) != digest:
+            _discard(folder / name, _cache(options))
+            message = f"{name} of {escape(repo)} does not have the sha256 that the Hub states"
+            raise SourceUnavailable(
+                "E_HASH", message, "it was removed from the cache: run again to download it"
+            )
 
 
 def _kept_hash(file: Path) -> str | None:
     """The sha256 that a cached file was stored under: the cache names the blob of an LFS file by it."""
-    if not file.is_symlink():
-        return None
-    name = file.readlink().name
+    name = file.readlink().name if file.is_symlink() else ""
     return name if _SHA256.fullmatch(name) else None
 
 
@@ -319,11 +347,9 @@ def _discard(file: Path, cache: Path) -> None:
 
 def _record(storage: Path, revision: str, commit: str) -> None:
     """Notes in the cache which commit a branch or tag has, so that it can be named offline."""
-    if revision == commit or not _is_ref(revision):
+    if revision == commit or not _is_ref(revision) or _recorded(storage, revision) == commit:
         return
     ref = storage / "refs" / revision
-    if _recorded(storage, revision) == commit:
-        return
     staged = ref.with_name(f"{ref.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
         ref.parent.mkdir(parents=True, exist_ok=True)
@@ -332,11 +358,10 @@ def _record(storage: Path, revision: str, commit: str) -> None:
 
 
 def _recorded(storage: Path, revision: str) -> str | None:
-    try:
+    with contextlib.suppress(OSError, ValueError):
         text = (storage / "refs" / revision).read_text(encoding="ascii").strip() if _is_ref(revision) else ""
-    except (OSError, ValueError):
-        return None
-    return text if _COMMIT.fullmatch(text) else None
+        return text if _COMMIT.fullmatch(text) else None
+    return None
 
 
 def _is_ref(revision: str) -> bool:
@@ -347,7 +372,7 @@ def _is_ref(revision: str) -> bool:
 def _cache(options: HubOptions) -> Path:
     from huggingface_hub import constants
 
-    return Path(os.path.abspath((options.cache or Path(constants.HF_HUB_CACHE)).expanduser()))
+    return (options.cache or Path(constants.HF_HUB_CACHE)).expanduser().resolve()
 
 
 def _storage(repo: str, options: HubOptions) -> Path:
@@ -369,12 +394,6 @@ def _is_id(repo: str) -> bool:
     return True
 
 
-def _check_id(repo: str) -> None:
-    if not _is_id(repo):
-        message = f"{escape(repo)} is no folder on this machine and no Hub id"
-        raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
-
-
 @contextlib.contextmanager
 def _translated(repo: str, revision: str | None, options: HubOptions) -> Iterator[None]:
     """Turns what huggingface_hub, its HTTP client and the disk raise into a BertxError."""
@@ -390,65 +409,30 @@ def _translated(repo: str, revision: str | None, options: HubOptions) -> Iterato
 
 
 def _explained(error: BaseException, repo: str, revision: str, options: HubOptions) -> BertxError | None:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+    """Errors are known by their names: huggingface_hub's releases differ in the HTTP client beneath them."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OfflineModeIsEnabled" in names:
+        return None
+    if "LocalEntryNotFoundError" in names and error.__cause__ is not None:
         return _explained(
             error.__cause__, repo, revision, options
-        )  # "not in the cache either": the cause tells
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return None
-    if isinstance(error, errors.GatedRepoError):
-        message = f"{repo} is gated, and access was not granted"
-        return SourceUnavailable("E_GATED", message, "accept its terms on the Hub and set a token (HF_TOKEN)")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        message = f"the Hub has no repository {repo}, or it is private"
-        return SourceUnavailable(
-            "E_NOT_FOUND", message, "check the name, or set a token that may read it (HF_TOKEN)"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        message = f"{repo} has no branch, tag or commit {revision}"
-        return SourceUnavailable("E_NOT_FOUND", message, "choose another --revision")
-    if isinstance(error, errors.EntryNotFoundError):
-        message = f"a file that {repo} lists cannot be found on the Hub"
-        return SourceUnavailable("E_NOT_FOUND", message, "try again later, or choose another --revision")
-    if isinstance(error, errors.HfHubHTTPError):
-        return _refused(error.response.status_code, repo, options)
+        )  # not in the cache either: the cause tells
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    for kind, code, message, hint in _MEANINGS:
+        if kind in names or kind == f"HTTP {status}":
+            return SourceUnavailable(code, message.format(repo=repo, revision=revision), hint)
+    if status is not None:
+        return _network(f"answers HTTP {status}", options)
     if isinstance(error, OSError) and error.errno is not None:
-        return _disk(error, options)
-    return _unreachable(error, options)
-
-
-def _refused(status: int, repo: str, options: HubOptions) -> BertxError:
-    """An HTTP status that says no more than itself."""
-    if status in (401, 403):
-        message = f"the Hub refuses access to {repo} (HTTP {status})"
-        return SourceUnavailable("E_GATED", message, "set a valid token that may read it (HF_TOKEN)")
-    if status == 404:
-        message = f"{repo} or its revision cannot be found on the Hub"
-        return SourceUnavailable("E_NOT_FOUND", message, "check the name and --revision")
-    return _network(f"answers HTTP {status}", options)
-
-
-def _disk(error: OSError, options: HubOptions) -> BertxError | None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        hint = "free some space, or set HF_HUB_CACHE to another folder"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO):
-        hint = "check who may write there, or set HF_HUB_CACHE to another folder"
-    else:
-        return None
-    message = f"the Hub cache {escape(_cache(options))} cannot be written ({error.strerror})"
-    return LocalProblem("E_DISK", message, hint)
-
-
-def _unreachable(error: BaseException, options: HubOptions) -> BertxError | None:
-    """What an HTTP client raises. It is known by its name: the library's releases differ in their client."""
-    names = {kind.__name__ for kind in type(error).__mro__}
+        message = f"the Hub cache {escape(_cache(options))} cannot be written ({error.strerror})"
+        return LocalProblem(
+            "E_DISK", message, "free some space, or set HF_HUB_CACHE to a folder you may write"
+        )
     if "TimeoutException" in names:
         return _network(_silence(options), options)
     if "ConnectError" in names:  # the text of other errors may quote a header, and with it a token
         return _network(f"cannot be reached ({escape(error)})", options)
-    if names & {"RequestError", "InvalidURL", "FileMetadataError", "RuntimeError", "OSError"}:
+    if names & {"RequestError", "InvalidURL", "OSError", "RuntimeError"}:  # the last from hf_xet
         return _network(f"cannot be read from ({type(error).__name__})", options)
     return None
 
@@ -462,14 +446,6 @@ def _network(what: str, options: HubOptions) -> BertxError:
     from huggingface_hub import constants
 
     address = urlsplit(_endpoint(options) or constants.ENDPOINT)
-    shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    shown = escape(f"{address.scheme}://{address.netloc.rpartition('@')[2]}")
     hint = "try again later, check the connection and HF_ENDPOINT, or use --offline with what is in the cache"
-    return SourceUnavailable("E_NETWORK", f"the Hub at {escape(shown)} {what}", hint)
-
-
-def _incomplete(repo: str, commit: str, names: Collection[str]) -> BertxError:
-    lacking = "no config.json" if "config.json" not in names else "no complete PyTorch weights"
-    message = f"{escape(repo)} at {commit[:12]} holds {lacking}"
-    return SourceUnavailable(
-        "E_NOT_FOUND", message, "choose a repository of a transformers model, or another --revision"
-    )
+    return SourceUnavailable("E_NETWORK", f"the Hub at {shown} {what}", hint)

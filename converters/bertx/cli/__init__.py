@@ -59,7 +59,15 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
     import bertx
 
     lines = [f"bertx {bertx.__version__}", f"python {sys.version.split()[0]}"]
-    for name in ("torch", "transformers", "safetensors", "tokenizers", "onnx", "onnxruntime-gpu", "onnxruntime"):
+    for name in (
+        "torch",
+        "transformers",
+        "safetensors",
+        "tokenizers",
+        "onnx",
+        "onnxruntime-gpu",
+        "onnxruntime",
+    ):
         with contextlib.suppress(PackageNotFoundError):
             lines.append(f"{name} {version(name)}")
     emit("\n".join(lines))
@@ -68,7 +76,12 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="The versions that decide results."
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="The versions that decide results.",
 )
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def bertx_command() -> None:
@@ -88,7 +101,9 @@ def emit(text: str) -> None:
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise LocalProblem("E_STDOUT", f"standard output cannot be written ({escape(error)})", "keep it open") from error
+        raise LocalProblem(
+            "E_STDOUT", f"standard output cannot be written ({escape(error)})", "keep it open"
+        ) from error
 
 
 def emit_json(document: Any) -> None:
@@ -141,11 +156,24 @@ def _report(error: BertxError, options: list[str]) -> int:
         traceback.print_exc()
     code = error.exit_code
     if "--json" in options and error.report is None and error.code != "E_STDOUT":
-        document = {"schema": "bertx.error/1", "code": error.code, "exit": code, "message": error.message, "hint": error.hint}
+        document = {
+            "schema": "bertx.error/1",
+            "code": error.code,
+            "exit": code,
+            "message": error.message,
+            "hint": error.hint,
+        }
         try:
-            emit_json({key: escape(value, 2000) if isinstance(value, str) else value for key, value in document.items()})
+            emit_json(
+                {
+                    key: escape(value, 2000) if isinstance(value, str) else value
+                    for key, value in document.items()
+                }
+            )
         except LocalProblem as closed:
             error, code = closed, closed.exit_code
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"bertx: error[{error.code}]: {escape(error.message, 500)}; {escape(error.hint, 300)}\n")
+        sys.stderr.write(
+            f"bertx: error[{error.code}]: {escape(error.message, 500)}; {escape(error.hint, 300)}\n"
+        )
     return code

@@ -18,7 +18,19 @@ from bertx.formats import ExportOptions
 from bertx.parity.verify import VerifyOptions
 
 #: the options that every exporter has
-OPTIONS = ("output", "revision", "task", "dtype", "device", "force", "offline", "no_verify", "json", "verbose", "quiet")
+OPTIONS = (
+    "output",
+    "revision",
+    "task",
+    "dtype",
+    "device",
+    "force",
+    "offline",
+    "no_verify",
+    "json",
+    "verbose",
+    "quiet",
+)
 
 
 def exporter(*more: str) -> Any:

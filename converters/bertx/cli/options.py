@@ -21,8 +21,12 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _COMMON: dict[str, Decorator] = {
     "output": click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder."),
     "revision": click.option("--revision", help="A branch, tag or commit on the Hub."),
-    "task": click.option("--task", default="auto", show_default=True, help="What the model computes, by the Hub's name."),
-    "dtype": click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."),
+    "task": click.option(
+        "--task", default="auto", show_default=True, help="What the model computes, by the Hub's name."
+    ),
+    "dtype": click.option(
+        "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."
+    ),
     "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output."),
     "force": click.option("--force", is_flag=True, help="Replace a bundle of another commit or task."),
@@ -30,7 +34,9 @@ _COMMON: dict[str, Decorator] = {
     "verbose": click.option("-v", "--verbose", is_flag=True, help="Tell each phase and its seconds."),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="Print the verdict by the exit code alone."),
     "no_verify": click.option("--no-verify", is_flag=True, help="Publish without a comparison."),
-    "output_name": click.option("--output-name", multiple=True, help="Give this output instead of the task's; repeatable."),
+    "output_name": click.option(
+        "--output-name", multiple=True, help="Give this output instead of the task's; repeatable."
+    ),
 }
 
 

@@ -26,7 +26,9 @@ from bertx.parity.report import Report
 def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""
     if chosen["output"] is not None and len(recipes) > 1:
-        raise UsageError("E_USAGE", "-o names one bundle and there are several recipes", "run them one by one")
+        raise UsageError(
+            "E_USAGE", "-o names one bundle and there are several recipes", "run them one by one"
+        )
     read = [_settled(recipe.read(path), chosen) for path in recipes]
     phases = Phases(chosen["verbose"], chosen["quiet"])
     documents: list[dict[str, Any]] = []
@@ -34,14 +36,21 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     worst: BertxError | None = None
     for each in read:
         try:
-            made = recipe.run(each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases)
+            made = recipe.run(
+                each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases
+            )
         except BertxError as error:
             phases.close()
             if error.report is None:
                 raise
             worst = error if worst is None or error.exit_code < worst.exit_code else worst
             reports.append(error.report)
-            failed = {"schema": "bertx.export/1", "bundle": None, "artifacts": [], "report": error.report.to_json()}
+            failed = {
+                "schema": "bertx.export/1",
+                "bundle": None,
+                "artifacts": [],
+                "report": error.report.to_json(),
+            }
             documents.append({"recipe": each.path.name, **failed})
             text = report_table(error.report)
         else:
@@ -52,7 +61,10 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
         if not (chosen["as_json"] or chosen["quiet"]):
             emit(text)
     if chosen["junit"] is not None:
-        write_junit(replace(reports[0], results=tuple(r for report in reports for r in report.results)), chosen["junit"])
+        write_junit(
+            replace(reports[0], results=tuple(r for report in reports for r in report.results)),
+            chosen["junit"],
+        )
     if chosen["as_json"]:
         emit_json({"schema": "bertx.run/1", "runs": documents})
     if worst is not None:

@@ -12,11 +12,17 @@ from bertx.formats import ExportOptions
 
 @click.command("to-onnx")
 @exporter("output_name")
-@click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
 @click.option(
-    "--external-data/--embedded", default=None, help="Weights beside the graph or in it; beside it from 2 GB on."
+    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set."
 )
-def command(checkpoint: str, output_name: tuple[str, ...], opset: int, external_data: bool | None, **chosen: Any) -> None:
+@click.option(
+    "--external-data/--embedded",
+    default=None,
+    help="Weights beside the graph or in it; beside it from 2 GB on.",
+)
+def command(
+    checkpoint: str, output_name: tuple[str, ...], opset: int, external_data: bool | None, **chosen: Any
+) -> None:
     """Write onnx/model.onnx: dynamic batch and sequence, checked by onnx.checker and in ONNX Runtime."""
     options = ExportOptions(chosen["dtype"], output_name, opset, external_data)
     export("onnx", checkpoint, chosen, options)

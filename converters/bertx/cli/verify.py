@@ -22,13 +22,41 @@ from bertx.runtimes import foreign
 @click.command("verify")
 @click.argument("target")
 @click.option("--against", help="The checkpoint to compare with; needed where no bertx.json tells.")
-@click.option("--runtime", "runtimes", multiple=True, help="Only this runtime; repeatable. Default: all that are ready.")
-@click.option("--runner", "runners", multiple=True, help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.')
-@click.option("--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases.")
-@click.option("--text", "text_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of your own texts, one a line.")
-@click.option("--limit", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Scales both limits.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds for one runner.")
-@click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
+@click.option(
+    "--runtime", "runtimes", multiple=True, help="Only this runtime; repeatable. Default: all that are ready."
+)
+@click.option(
+    "--runner",
+    "runners",
+    multiple=True,
+    help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.',
+)
+@click.option(
+    "--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases."
+)
+@click.option(
+    "--text",
+    "text_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of your own texts, one a line.",
+)
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Scales both limits.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds for one runner.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code."
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
 @common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
 def command(target: str, **chosen: Any) -> None:

@@ -49,7 +49,11 @@ class Onnx(Format):
         external = size > _EMBEDDED if options.external_data is None else options.external_data
         _save(model, path, external)
         onnx.checker.check_model(str(path), full_check=not external)
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__, "onnx": onnx.__version__}
+        versions = {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "onnx": onnx.__version__,
+        }
         recorded = {"opset": options.opset, "external_data": external}
         return Written(source.dtype, source.signature, taps, recorded, versions, source.head)
 
@@ -59,7 +63,9 @@ class Onnx(Format):
         try:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:
-            raise InputRefused("E_FORMAT", f"{escape(path.name)} is no ONNX file: {escape(error)}", "export it again") from error
+            raise InputRefused(
+                "E_FORMAT", f"{escape(path.name)} is no ONNX file: {escape(error)}", "export it again"
+            ) from error
         weights = {initializer.name for initializer in model.graph.initializer}
         inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
         outputs = tuple(_spec(value) for value in model.graph.output)
@@ -69,13 +75,17 @@ class Onnx(Format):
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
         }
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        floats = [spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")]
+        floats = [
+            spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")
+        ]
         return Contents(floats[0] if floats else None, Signature(inputs, outputs), metadata.get(TASK), facts)
 
 
 def _expand(names: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
     """hidden_states stands for one output each in ONNX."""
-    layers = int(checkpoint.config.values.get("num_hidden_layers", checkpoint.config.values.get("n_layers", 0)))
+    layers = int(
+        checkpoint.config.values.get("num_hidden_layers", checkpoint.config.values.get("n_layers", 0))
+    )
     stacked = tuple(f"{HIDDEN_STATES}.{k}" for k in range(layers + 1))
     return tuple(each for name in names for each in (stacked if name == HIDDEN_STATES else (name,)))
 
@@ -98,19 +108,24 @@ def _capture(source: Source, options: ExportOptions) -> Any:
                 tuple(source.samples.values()),
                 None,
                 input_names=names,
-                output_names=[spec.name for spec in source.signature.outputs] + [f"tap.{name}" for name in states],
+                output_names=[spec.name for spec in source.signature.outputs]
+                + [f"tap.{name}" for name in states],
                 dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
                 opset_version=options.opset,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:
-        raise InputRefused("E_EXPORT", f"torch.onnx cannot export it: {escape(_first_line(error))}", "try trace") from error
+        raise InputRefused(
+            "E_EXPORT", f"torch.onnx cannot export it: {escape(_first_line(error))}", "try trace"
+        ) from error
     if program is None:
         raise InputRefused("E_EXPORT", "torch.onnx gave no program", "try trace")
     model = program.model
     if model.opset_imports.get("") != options.opset:
-        raise InputRefused("E_EXPORT", f"this model cannot be written at opset {options.opset}", "choose a higher --opset")
+        raise InputRefused(
+            "E_EXPORT", f"this model cannot be written at opset {options.opset}", "choose a higher --opset"
+        )
     return model
 
 
@@ -173,10 +188,12 @@ def _spec(value: Any) -> TensorSpec:
 
     kind = value.type.tensor_type
     name = {"float": "float32", "double": "float64"}.get(
-        onnx.TensorProto.DataType.Name(kind.elem_type).lower(), onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
+        onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
     )
     shape = tuple(
-        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value)) for dim in kind.shape.dim
+        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value))
+        for dim in kind.shape.dim
     )
     return TensorSpec(value.name, name, shape)
 

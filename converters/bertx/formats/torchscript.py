@@ -52,8 +52,15 @@ class TorchScript(Format):
                     _store_inputs=False,
                 )
             except Exception as error:
-                raise InputRefused("E_EXPORT", f"PyTorch cannot trace it: {escape(error)}", "try to-onnx") from error
-            about = {"bertx": bertx.__version__, "task": task.name, "dtype": source.dtype, **source.signature.to_json()}
+                raise InputRefused(
+                    "E_EXPORT", f"PyTorch cannot trace it: {escape(error)}", "try to-onnx"
+                ) from error
+            about = {
+                "bertx": bertx.__version__,
+                "task": task.name,
+                "dtype": source.dtype,
+                **source.signature.to_json(),
+            }
             buffer = io.BytesIO()
             # torch.jit.save to a path aborts the process on a full disk; memory first, then a write that can fail.
             torch.jit.save(traced, buffer, _extra_files={EXTRA: json.dumps(about).encode()})
@@ -66,7 +73,9 @@ class TorchScript(Format):
         about = _extra(path)
         if about is None:
             return Contents(None, None, None, {})
-        return Contents(about.get("dtype"), Signature.from_json(about), about.get("task"), {"bertx": about.get("bertx")})
+        return Contents(
+            about.get("dtype"), Signature.from_json(about), about.get("task"), {"bertx": about.get("bertx")}
+        )
 
 
 def _extra(path: Path) -> dict[str, Any] | None:
@@ -77,10 +86,14 @@ def _extra(path: Path) -> dict[str, Any] | None:
             if member is None:
                 return None
             if member.file_size > _MOST_EXTRA:
-                raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again")
+                raise InputRefused(
+                    "E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again"
+                )
             document = json.loads(archive.read(member))
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputRefused("E_FORMAT", f"{escape(path.name)} is no TorchScript file: {escape(error)}", "export it again") from error
+        raise InputRefused(
+            "E_FORMAT", f"{escape(path.name)} is no TorchScript file: {escape(error)}", "export it again"
+        ) from error
     if not isinstance(document, dict):
         raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is malformed", "export it again")
     return document

@@ -55,12 +55,16 @@ def model_config(checkpoint: Checkpoint) -> Any:
     model_type = checkpoint.config.model_type
     if model_type not in CONFIG_MAPPING:
         raise InputRefused(
-            "E_CONFIG", f"transformers does not know the model type {escape(model_type)}", "a newer transformers may know it"
+            "E_CONFIG",
+            f"transformers does not know the model type {escape(model_type)}",
+            "a newer transformers may know it",
         )
     try:
         config = CONFIG_MAPPING[model_type].from_dict(dict(checkpoint.config.values))
     except Exception as error:
-        raise InputRefused("E_CONFIG", f"config.json is refused by transformers: {escape(error)}", "correct it") from error
+        raise InputRefused(
+            "E_CONFIG", f"config.json is refused by transformers: {escape(error)}", "correct it"
+        ) from error
     _check_architectures(checkpoint, type(config))
     return config
 
@@ -71,7 +75,9 @@ def _check_architectures(checkpoint: Checkpoint, config_class: type) -> None:
     for name in checkpoint.config.architectures:
         stated = getattr(transformers, name, None) if name.isidentifier() else None
         if not isinstance(stated, type) or not hasattr(stated, "config_class"):
-            raise InputRefused("E_CONFIG", f"transformers has no architecture {escape(name)}", "correct config.json")
+            raise InputRefused(
+                "E_CONFIG", f"transformers has no architecture {escape(name)}", "correct config.json"
+            )
         if not issubclass(config_class, stated.config_class):
             raise InputRefused(
                 "E_CONFIG",
@@ -121,7 +127,9 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
             )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
         raise InputRefused(
-            "E_WEIGHTS", f"transformers cannot load {escape(checkpoint.name)}: {escape(error)}", "check config.json and weights"
+            "E_WEIGHTS",
+            f"transformers cannot load {escape(checkpoint.name)}: {escape(error)}",
+            "check config.json and weights",
         ) from error
     unused, pooler = _account(checkpoint, config, info, has_pooler)
     _check_finite(model, dtype)
@@ -153,20 +161,28 @@ def _names(tensors: Iterable[str], most: int = 4) -> str:
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
-    wrong = [n for n, info in checkpoint.weights.items() if info.dtype not in _FLOATS and not _BUFFERS.search(n)]
+    wrong = [
+        n for n, info in checkpoint.weights.items() if info.dtype not in _FLOATS and not _BUFFERS.search(n)
+    ]
     if wrong:
         kinds = ", ".join(sorted({checkpoint.weights[name].dtype for name in wrong}))
         raise InputRefused("E_WEIGHTS", f"{_names(wrong)}: of type {kinds}", "weights must be floating point")
 
 
-def _account(checkpoint: Checkpoint, config: Any, info: dict[str, Any], has_pooler: bool) -> tuple[tuple[str, ...], bool]:
+def _account(
+    checkpoint: Checkpoint, config: Any, info: dict[str, Any], has_pooler: bool
+) -> tuple[tuple[str, ...], bool]:
     """(tensors that this task does not use, whether the pooler has weights); raises on anything unaccounted for."""
     mismatched = [
         f"{name} is {tuple(found)}, the model needs {tuple(wanted)}"
         for name, found, wanted in sorted(info.get("mismatched_keys") or ())
     ]
     if mismatched:
-        raise InputRefused("E_WEIGHTS", f"misshapen: {'; '.join(escape(m, 160) for m in mismatched[:3])}", "check config.json")
+        raise InputRefused(
+            "E_WEIGHTS",
+            f"misshapen: {'; '.join(escape(m, 160) for m in mismatched[:3])}",
+            "check config.json",
+        )
     if info.get("error_msgs"):
         raise InputRefused("E_WEIGHTS", escape(info["error_msgs"][0]), "check the weights")
     missing = set(info["missing_keys"])
@@ -174,7 +190,9 @@ def _account(checkpoint: Checkpoint, config: Any, info: dict[str, Any], has_pool
         missing = {name for name in missing if ".pooler." not in f".{name}"}
     if missing:
         raise InputRefused(
-            "E_WEIGHTS", f"{len(missing)} tensors are missing: {_names(missing)}", "the checkpoint is incomplete, or lacks this head"
+            "E_WEIGHTS",
+            f"{len(missing)} tensors are missing: {_names(missing)}",
+            "the checkpoint is incomplete, or lacks this head",
         )
     unexpected = {name for name in info["unexpected_keys"] if not _BUFFERS.search(name)}
     strangers = unexpected - _family_names(unexpected, config) if unexpected else set()
@@ -224,5 +242,9 @@ def _check_finite(model: torch.nn.Module, dtype: str) -> None:
 
     wrong = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if wrong:
-        hint = "the checkpoint is damaged" if dtype == "float32" else f"or {dtype} cannot hold them: try --dtype bfloat16"
+        hint = (
+            "the checkpoint is damaged"
+            if dtype == "float32"
+            else f"or {dtype} cannot hold them: try --dtype bfloat16"
+        )
         raise InputRefused("E_WEIGHTS", f"not finite: {_names(wrong)}", hint)

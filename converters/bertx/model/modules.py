@@ -43,11 +43,19 @@ class Dense:
 
         path = self.folder / "model.safetensors"
         if not path.is_file():
-            raise InputRefused("E_MODULES", f"{escape(self.folder.name)} has no model.safetensors", "save it with safetensors")
+            raise InputRefused(
+                "E_MODULES",
+                f"{escape(self.folder.name)} has no model.safetensors",
+                "save it with safetensors",
+            )
         tensors = dict(load_file(path))
         wanted = {"linear.weight", "linear.bias"} if self.bias else {"linear.weight"}
         if set(tensors) != wanted:
-            raise InputRefused("E_MODULES", f"{escape(self.folder.name)} holds {sorted(tensors)}", f"it needs {sorted(wanted)}")
+            raise InputRefused(
+                "E_MODULES",
+                f"{escape(self.folder.name)} holds {sorted(tensors)}",
+                f"it needs {sorted(wanted)}",
+            )
         return tensors
 
 
@@ -64,7 +72,9 @@ def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputRefused("E_MODULES", f"{escape(path.name)} cannot be read: {escape(error)}", "check the folder") from error
+        raise InputRefused(
+            "E_MODULES", f"{escape(path.name)} cannot be read: {escape(error)}", "check the folder"
+        ) from error
 
 
 def _modes(config: dict[str, Any]) -> tuple[str, ...]:
@@ -73,9 +83,15 @@ def _modes(config: dict[str, Any]) -> tuple[str, ...]:
     modes = modes or tuple(name for key, name in _BOOLEANS.items() if config.get(key) is True)
     unknown = [m for m in modes if m not in _BOOLEANS.values()]
     if unknown or not modes:
-        raise InputRefused("E_MODULES", f"pooling modes {escape(unknown or config)} are unknown", "pool in the application")
+        raise InputRefused(
+            "E_MODULES", f"pooling modes {escape(unknown or config)} are unknown", "pool in the application"
+        )
     if config.get("include_prompt") is False:
-        raise InputRefused("E_MODULES", "pooling leaves the prompt out, which an artifact cannot know", "pool in the application")
+        raise InputRefused(
+            "E_MODULES",
+            "pooling leaves the prompt out, which an artifact cannot know",
+            "pool in the application",
+        )
     return modes
 
 
@@ -87,7 +103,11 @@ def read_pooling(folder: Path) -> Pooling:
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     paths = [str(module.get("path", "")) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or paths[0] != "":
-        raise InputRefused("E_MODULES", f"modules {escape(kinds)} do not begin with Transformer and Pooling", "check modules.json")
+        raise InputRefused(
+            "E_MODULES",
+            f"modules {escape(kinds)} do not begin with Transformer and Pooling",
+            "check modules.json",
+        )
     dense: list[Dense] = []
     normalize = False
     for kind, path in list(zip(kinds, paths, strict=True))[2:]:
@@ -96,14 +116,18 @@ def read_pooling(folder: Path) -> Pooling:
         elif kind == "Dense" and not normalize:
             dense.append(_dense(_inside(folder, path)))
         elif kind != "Dropout":
-            raise InputRefused("E_MODULES", f"module {escape(kind)} is not understood here", "use --task feature-extraction")
+            raise InputRefused(
+                "E_MODULES", f"module {escape(kind)} is not understood here", "use --task feature-extraction"
+            )
     return Pooling(_modes(_load(_inside(folder, paths[1]) / "config.json")), tuple(dense), normalize)
 
 
 def _inside(folder: Path, path: str) -> Path:
     parts = Path(path).parts
     if not parts or Path(path).is_absolute() or ".." in parts:
-        raise InputRefused("E_MODULES", f"modules.json names the path {escape(path)!r}", "paths must lie in the folder")
+        raise InputRefused(
+            "E_MODULES", f"modules.json names the path {escape(path)!r}", "paths must lie in the folder"
+        )
     return folder / path
 
 
@@ -111,7 +135,9 @@ def _dense(folder: Path) -> Dense:
     config = _load(folder / "config.json")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
-        raise InputRefused("E_MODULES", f"activation {escape(activation)} is unknown", f"known: {', '.join(_ACTIVATIONS)}")
+        raise InputRefused(
+            "E_MODULES", f"activation {escape(activation)} is unknown", f"known: {', '.join(_ACTIVATIONS)}"
+        )
     return Dense(folder, activation, bool(config.get("bias", True)))
 
 
@@ -137,7 +163,9 @@ def build_pooling(pooling: Pooling) -> torch.nn.Module:
 def _linear(layer: Dense) -> torch.nn.Linear:
     import torch
 
-    tensors = {name.removeprefix("linear."): torch.from_numpy(array) for name, array in layer.weights().items()}
+    tensors = {
+        name.removeprefix("linear."): torch.from_numpy(array) for name, array in layer.weights().items()
+    }
     rows, columns = tensors["weight"].shape
     linear = torch.nn.Linear(columns, rows, bias=layer.bias)
     linear.load_state_dict(tensors)
@@ -154,7 +182,9 @@ def _pool(mode: str, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
 
     if mode == "max":
         # The lowest number of the tensor's own dtype, so that the file can be moved to another one.
-        return torch.amax(torch.where(weight > 0, tokens, torch.nan_to_num(torch.log(torch.zeros_like(tokens)))), dim=1)
+        return torch.amax(
+            torch.where(weight > 0, tokens, torch.nan_to_num(torch.log(torch.zeros_like(tokens)))), dim=1
+        )
     seen = torch.cumsum(weight, dim=1)
     if mode in ("cls", "lasttoken"):
         wanted = torch.ones_like(seen[:, :1]) if mode == "cls" else weight.sum(dim=1, keepdim=True)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def run_stock(loaded: Loaded, inputs: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
+def run_stock(
+    loaded: Loaded, inputs: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
     """(outputs by name, hidden states at the layer boundaries) for one batch of ids, mask and segments."""
     import torch
 
@@ -29,7 +31,9 @@ def named_outputs(result: Any, pooler: bool) -> dict[str, torch.Tensor]:
     """The named tensors of a transformers output object; a pooler without weights is left out."""
     import torch
 
-    names = ["last_hidden_state", "logits", "start_logits", "end_logits"] + (["pooler_output"] if pooler else [])
+    names = ["last_hidden_state", "logits", "start_logits", "end_logits"] + (
+        ["pooler_output"] if pooler else []
+    )
     found = {name: result[name] for name in names if isinstance(result.get(name), torch.Tensor)}
     if "start_logits" in found:
         found["logits"] = torch.stack((found["start_logits"], found["end_logits"]), dim=-1)

@@ -109,4 +109,6 @@ def resolve_task(asked: str | None, architectures: tuple[str, ...], folder: Path
     if len(found) == 1:
         return TASKS[found.pop()]
     stated = ", ".join(escape(a, 60) for a in architectures) or "no architecture"
-    raise UsageError("E_TASK", f"config.json states {stated}, from which no task follows", f"add --task, one of {_NAMES}")
+    raise UsageError(
+        "E_TASK", f"config.json states {stated}, from which no task follows", f"add --task, one of {_NAMES}"
+    )

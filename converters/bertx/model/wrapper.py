@@ -39,7 +39,9 @@ class Source:
 
 def input_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The inputs of a checkpoint's artifacts, from its configuration alone: segments where there is more than one."""
-    segments = checkpoint.config.values.get("type_vocab_size", 2 if checkpoint.config.model_type == "bert" else 0)
+    segments = checkpoint.config.values.get(
+        "type_vocab_size", 2 if checkpoint.config.model_type == "bert" else 0
+    )
     names = ("input_ids", "attention_mask")
     return (*names, "token_type_ids") if isinstance(segments, int) and segments > 1 else names
 
@@ -96,14 +98,19 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
     if lacking:
         offered = ", ".join(name for name in one if name not in taps)
         raise InputRefused(
-            "E_TASK_UNSUPPORTED", f"{escape(checkpoint.name)} gives no {', '.join(map(escape, lacking))}", f"it gives {offered}"
+            "E_TASK_UNSUPPORTED",
+            f"{escape(checkpoint.name)} gives no {', '.join(map(escape, lacking))}",
+            f"it gives {offered}",
         )
     return Source(
         module,
         first,
         Signature(
             tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in names),
-            tuple(symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), (_FIRST, _SECOND)) for n in outputs),
+            tuple(
+                symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), (_FIRST, _SECOND))
+                for n in outputs
+            ),
         ),
         len(taps),
         loaded.head,
@@ -126,7 +133,11 @@ def _sample(shape: tuple[int, int], names: tuple[str, ...]) -> dict[str, Any]:
     ids = torch.arange(shape[0] * shape[1]).reshape(shape) % 13 + 5
     mask = torch.ones(shape, dtype=torch.int64)
     mask[0, -2:] = 0
-    values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros(shape, dtype=torch.int64)}
+    values = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros(shape, dtype=torch.int64),
+    }
     return {name: values[name] for name in names}
 
 

@@ -35,7 +35,9 @@ def first_bad_layer(taps: Sequence[Row], weights: Iterable[str]) -> str | None:
     return "embeddings" if bad == 0 else f"{layer_prefix(weights, len(taps) - 1)}{bad - 1}"
 
 
-def cause(outputs: Sequence[Row], taps: Sequence[Row], traits: Mapping[str, frozenset[str]], layer: str | None) -> str | None:
+def cause(
+    outputs: Sequence[Row], taps: Sequence[Row], traits: Mapping[str, frozenset[str]], layer: str | None
+) -> str | None:
     """The likeliest cause of a failure in words, None where nothing failed."""
     rows = [row for row in (*outputs, *taps) if not row.passed]
     if not rows:

@@ -35,16 +35,29 @@ class Reference:
     facts: Mapping[str, Any]
 
 
-def compute(checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, limits: process.Limits) -> Reference:
+def compute(
+    checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, limits: process.Limits
+) -> Reference:
     """Runs the reference program on a file of cases. Raises what the program refused, or E_REFERENCE."""
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         exact, rounded = Path(folder) / "exact.safetensors", Path(folder) / "rounded.safetensors"
-        command = [sys.executable, "-P", "-m", __name__, "--artifact", str(checkpoint.folder / "model"), "--inputs", str(inputs)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            __name__,
+            "--artifact",
+            str(checkpoint.folder / "model"),
+            "--inputs",
+            str(inputs),
+        ]
         command += ["--outputs", str(rounded), "--exact", str(exact), "--dtype", dtype, "--device", device]
         ended = process.run(command, limits)
         if ended.reason is not None:
             raise _error(ended)
-        made = Reference(read_tensors(exact), read_tensors(rounded), json.loads(read_tensors(exact).metadata["facts"]))
+        made = Reference(
+            read_tensors(exact), read_tensors(rounded), json.loads(read_tensors(exact).metadata["facts"])
+        )
     _check_finite(made)
     return made
 
@@ -55,7 +68,9 @@ def _error(ended: process.Ended) -> Exception:
     kinds = {3: InputRefused, 5: LocalProblem}
     if told and told[1] in CODES and ended.exit_code in kinds:
         return kinds[ended.exit_code](told[1], told[2], told[3])
-    return SourceUnavailable("E_REFERENCE", f"the reference could not be computed: {ended.reason}", "see docs/parity.md")
+    return SourceUnavailable(
+        "E_REFERENCE", f"the reference could not be computed: {ended.reason}", "see docs/parity.md"
+    )
 
 
 def _check_finite(made: Reference) -> None:
@@ -64,7 +79,11 @@ def _check_finite(made: Reference) -> None:
     for case, outputs in made.exact.arrays.items():
         for name, array in outputs.items():
             if not np.isfinite(array).all():
-                raise InputRefused("E_WEIGHTS", f"eager PyTorch itself gives no finite {name} in case {case}", "check the checkpoint")
+                raise InputRefused(
+                    "E_WEIGHTS",
+                    f"eager PyTorch itself gives no finite {name} in case {case}",
+                    "check the checkpoint",
+                )
     if not made.exact.arrays:
         raise Bug("E_BUG", "the reference computed nothing", "report this")
 
@@ -86,14 +105,20 @@ def _program() -> None:
     exact, pure = _exact(stock, cases)
     if exact is None:
         exact, rounded = _answers(stock, cases), _moved(stock, cases)
-    facts = stock.facts() | {"head": stock.loaded.head, "pure": pure, "noise": "ulp" if pure is None else "float64"}
+    facts = stock.facts() | {
+        "head": stock.loaded.head,
+        "pure": pure,
+        "noise": "ulp" if pure is None else "float64",
+    }
     write_outputs(chosen.outputs, rounded, {})
     write_outputs(chosen.exact, exact, {"facts": json.dumps(facts)})
 
 
 def _answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
     return {
-        f"{case}/{name}": value for case, inputs in cases.arrays.items() for name, value in stock.run(inputs).items()
+        f"{case}/{name}": value
+        for case, inputs in cases.arrays.items()
+        for name, value in stock.run(inputs).items()
     }
 
 

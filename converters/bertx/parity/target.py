@@ -41,7 +41,11 @@ def find(target: str) -> Target:
     path = Path(target).expanduser()
     if path.is_file():
         if format_of(path) is None:
-            raise UsageError("E_USAGE", f"{escape(path.name)} is no artifact", "name a .onnx, .pt or .safetensors file or a bundle")
+            raise UsageError(
+                "E_USAGE",
+                f"{escape(path.name)} is no artifact",
+                "name a .onnx, .pt or .safetensors file or a bundle",
+            )
         path = path.resolve()
         home = next((folder for folder in path.parents[:2] if bundle.is_bundle(folder)), None)
         return Target(path.parent, (path.name,), home, manifests.read(home) if home else None)
@@ -52,11 +56,19 @@ def find(target: str) -> Target:
     listed = [entry.path for entry in manifest.artifacts] if manifest else []
     lost = [name for name in listed if not (path / name).is_file()]
     if lost:
-        raise InputRefused("E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again")
-    present = [p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()]
+        raise InputRefused(
+            "E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again"
+        )
+    present = [
+        p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()
+    ]
     files = tuple(dict.fromkeys([*listed, *present]))
     if not files:
-        raise InputRefused("E_BUNDLE", f"{escape(target)} holds no artifact", "name a folder with .onnx, .pt or .safetensors files")
+        raise InputRefused(
+            "E_BUNDLE",
+            f"{escape(target)} holds no artifact",
+            "name a folder with .onnx, .pt or .safetensors files",
+        )
     return Target(path, files, path if manifest else None, manifest)
 
 
@@ -65,13 +77,21 @@ def changed(target: Target) -> list[str]:
     if target.home is None or target.manifest is None:
         return []
     different = set(bundle.verify_files(target.home, target.manifest))
-    return [name for name in target.files if (target.folder / name).relative_to(target.home).as_posix() in different]
+    return [
+        name
+        for name in target.files
+        if (target.folder / name).relative_to(target.home).as_posix() in different
+    ]
 
 
 def require_reference(target: Target) -> Path:
     """The bundle whose checkpoint is the reference. Raises SourceUnavailable where only --against can tell."""
     if target.home is None:
-        raise SourceUnavailable("E_REFERENCE", "there is no bertx.json to say which checkpoint this is", "add --against CHECKPOINT")
+        raise SourceUnavailable(
+            "E_REFERENCE",
+            "there is no bertx.json to say which checkpoint this is",
+            "add --against CHECKPOINT",
+        )
     return target.home
 
 
@@ -91,7 +111,9 @@ def subjects(target: Target, checkpoint: Checkpoint, task: Task, dtype: str | No
 def _format(name: str) -> Format:
     found = format_of(Path(name))
     if found is None:
-        raise UsageError("E_USAGE", f"{escape(name)} is no artifact", "name a .onnx, .pt or .safetensors file or a bundle")
+        raise UsageError(
+            "E_USAGE", f"{escape(name)} is no artifact", "name a .onnx, .pt or .safetensors file or a bundle"
+        )
     return found
 
 

@@ -27,7 +27,14 @@ class Tokenizer:
             found = [list(encoding.ids) for encoding in self.backend.encode_batch(list(texts))]
         else:
             found = [list(self.backend(text)["input_ids"]) for text in texts]
-        return [ids if self.longest is None else ids[: self.longest - 1] + ids[-1:] if len(ids) > self.longest else ids for ids in found]
+        return [
+            ids
+            if self.longest is None
+            else ids[: self.longest - 1] + ids[-1:]
+            if len(ids) > self.longest
+            else ids
+            for ids in found
+        ]
 
     def pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
         """(ids, segment ids) of a pair of texts."""
@@ -62,7 +69,9 @@ def _fast(folder: Path) -> Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:
-        raise InputRefused("E_TOKENIZER", f"tokenizer.json cannot be read: {escape(error)}", "save the tokenizer again") from error
+        raise InputRefused(
+            "E_TOKENIZER", f"tokenizer.json cannot be read: {escape(error)}", "save the tokenizer again"
+        ) from error
     # Padding and truncation inside the file are a serving setting; texts must reach the model as they are.
     backend.no_padding()
     backend.no_truncation()
@@ -78,7 +87,9 @@ def _slow(folder: Path) -> Tokenizer:
     try:
         backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise InputRefused("E_TOKENIZER", f"the tokenizer cannot be loaded: {escape(error)}", "check its files") from error
+        raise InputRefused(
+            "E_TOKENIZER", f"the tokenizer cannot be loaded: {escape(error)}", "check its files"
+        ) from error
     return Tokenizer(backend, False, tuple(backend.all_special_ids), backend.mask_token_id, _longest(folder))
 
 
@@ -87,7 +98,9 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise InputRefused("E_TOKENIZER", f"tokenizer_config.json is malformed: {escape(error)}", "correct it") from error
+        raise InputRefused(
+            "E_TOKENIZER", f"tokenizer_config.json is malformed: {escape(error)}", "correct it"
+        ) from error
     if isinstance(values.get("mask_token"), dict):
         values["mask_token"] = values["mask_token"].get("content")
     return dict(values)

@@ -90,7 +90,9 @@ def verify_subjects(
             for runtime, asked in chosen:
                 why = _obstacle(subject, runtime, where, options)
                 if why is not None:
-                    results.append(_not_run(subject, runtime.name, why, asked or subject.format == "torchscript"))
+                    results.append(
+                        _not_run(subject, runtime.name, why, asked or subject.format == "torchscript")
+                    )
                     continue
                 key = (subject.dtype, _inputs(subject, checkpoint))
                 if key not in benches:
@@ -102,7 +104,12 @@ def verify_subjects(
 
 
 def make_bench(
-    checkpoint: Checkpoint, task: Task, dtype: str, inputs: tuple[str, ...], where: str, options: VerifyOptions
+    checkpoint: Checkpoint,
+    task: Task,
+    dtype: str,
+    inputs: tuple[str, ...],
+    where: str,
+    options: VerifyOptions,
 ) -> Bench:
     """Cases for these inputs, and what eager PyTorch computes on them at `dtype` and in float64."""
     tokenizer = open_tokenizer(checkpoint.folder)
@@ -114,7 +121,9 @@ def make_bench(
         path = Path(folder) / "cases.safetensors"
         write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
         reference = references.compute(checkpoint, path, dtype, where, options.limits())
-    return Bench(made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights))
+    return Bench(
+        made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights)
+    )
 
 
 def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -141,9 +150,15 @@ def _obstacle(subject: Subject, runtime: Runtime | Foreign, where: str, options:
         return f"not ready: {lacking}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
-    if subject.signature and any(isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape):
+    if subject.signature and any(
+        isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape
+    ):
         return "the file declares a static input shape"
-    if subject.format == "torchscript" and not options.trust and not trust.known(options.cache, bundle.sha256(subject.path)):
+    if (
+        subject.format == "torchscript"
+        and not options.trust
+        and not trust.known(options.cache, bundle.sha256(subject.path))
+    ):
         return "TorchScript runs code, and bertx did not write this file here; add --trust"
     return None
 

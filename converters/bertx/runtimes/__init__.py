@@ -31,7 +31,12 @@ class Job:
 
     def arguments(self) -> list[str]:
         """The protocol's command line after the program."""
-        named = {"artifact": self.artifact, "inputs": self.inputs, "outputs": self.outputs, "device": self.device}
+        named = {
+            "artifact": self.artifact,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "device": self.device,
+        }
         return [part for name, value in named.items() for part in (f"--{name}", str(value))]
 
 
@@ -77,7 +82,9 @@ def foreign(text: str, formats: frozenset[str]) -> Foreign:
     try:
         program = tuple(shlex.split(line))
     except ValueError as error:
-        raise UsageError("E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell") from error
+        raise UsageError(
+            "E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell"
+        ) from error
     if not program:
         raise UsageError("E_USAGE", "--runner names no program", 'write --runner "PROGRAM ARGUMENTS"')
     return Foreign(Path(program[0]).name, program, chosen)
@@ -97,7 +104,9 @@ def registry() -> Mapping[str, Runtime]:
 def runtime_named(name: str) -> Runtime:
     """A runtime by name. Raises UsageError where there is none."""
     if name not in registry():
-        raise UsageError("E_USAGE", f"unknown runtime {escape(name)}", f"choose one of {', '.join(registry())}")
+        raise UsageError(
+            "E_USAGE", f"unknown runtime {escape(name)}", f"choose one of {', '.join(registry())}"
+        )
     return registry()[name]
 
 

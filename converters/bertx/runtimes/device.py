@@ -36,5 +36,7 @@ def resolve(asked: str) -> str:
         return "cuda" if cuda_count() else "cpu"
     index = int(asked.partition(":")[2] or 0)
     if asked != "cpu" and index >= cuda_count():
-        raise LocalProblem("E_DEVICE", f"{asked} was asked for and {cuda_count()} CUDA devices are here", "use --device cpu")
+        raise LocalProblem(
+            "E_DEVICE", f"{asked} was asked for and {cuda_count()} CUDA devices are here", "use --device cpu"
+        )
     return asked

@@ -79,7 +79,9 @@ def _session(model: str | bytes, device: str, folder: Path) -> Any:
         wanted.insert(0, ("CUDAExecutionProvider", settings))
     session = onnxruntime.InferenceSession(model, options, providers=wanted)
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise LocalProblem("E_DEVICE", "ONNX Runtime could not load its CUDA provider", "install CUDA and cuDNN libraries")
+        raise LocalProblem(
+            "E_DEVICE", "ONNX Runtime could not load its CUDA provider", "install CUDA and cuDNN libraries"
+        )
     session.disable_fallback()
     return session
 

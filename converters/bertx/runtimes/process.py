@@ -48,7 +48,11 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
             )
         except OSError as error:
             return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
@@ -99,4 +103,3 @@ def _reason(code: int, stream: IO[bytes]) -> str | None:
         with contextlib.suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}: {last}"
     return f"exit {code}: {last}"
-

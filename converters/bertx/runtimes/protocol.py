@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,11 @@ def read_tensors(path: Path) -> Tensors:
         for name, info in read_header(path).items():
             case, slash, tensor = name.partition("/")
             if not slash or info.dtype not in _NUMPY:
-                raise InputRefused("E_CASES", f"{escape(path.name)}: {escape(name)} of type {info.dtype}", "see docs/runners.md")
+                raise InputRefused(
+                    "E_CASES",
+                    f"{escape(path.name)}: {escape(name)} of type {info.dtype}",
+                    "see docs/runners.md",
+                )
             stream.seek(info.begin)
             array = np.frombuffer(stream.read(info.nbytes), dtype=_NUMPY[info.dtype]).reshape(info.shape)
             if info.dtype == "BF16":
@@ -77,7 +88,11 @@ def write_cases(
     import numpy as np
     from safetensors.numpy import save_file
 
-    flat = {f"{case}/{name}": np.ascontiguousarray(a) for case, arrays in cases.items() for name, a in arrays.items()}
+    flat = {
+        f"{case}/{name}": np.ascontiguousarray(a)
+        for case, arrays in cases.items()
+        for name, a in arrays.items()
+    }
     metadata = {
         "signature": json.dumps(signature.to_json()),
         "inputs": json.dumps([spec.name for spec in signature.inputs]),
@@ -142,7 +157,11 @@ def _serve(program: Program) -> None:
         outputs = program.run(inputs)
         seconds[case] = time.perf_counter() - started
         results |= {f"{case}/{name}": value for name, value in outputs.items()}
-    write_outputs(chosen.outputs, results, {"runtime": program.runtime, "seconds": json.dumps(seconds), **program.facts()})
+    write_outputs(
+        chosen.outputs,
+        results,
+        {"runtime": program.runtime, "seconds": json.dumps(seconds), **program.facts()},
+    )
 
 
 def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -152,11 +171,19 @@ def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str,
     if all(isinstance(value, np.ndarray) for value in results.values()):
         from safetensors.numpy import save_file as save_arrays
 
-        save_arrays({name: np.ascontiguousarray(value) for name, value in results.items()}, path, metadata=dict(metadata))
+        save_arrays(
+            {name: np.ascontiguousarray(value) for name, value in results.items()},
+            path,
+            metadata=dict(metadata),
+        )
         return
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in results.items()}, path, metadata=dict(metadata))
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in results.items()},
+        path,
+        metadata=dict(metadata),
+    )
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,52 @@
+# Two commands do everything on a machine with Python 3.11 or newer and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BUNDLE := build/all-MiniLM-L6-v2
+
+.PHONY: demo test lint format bench families clean
+
+demo: $(VENV)/.demo
+	$(BIN)/bertx run recipes/minilm.toml
+	$(BIN)/bertx try $(BUNDLE)/onnx/model.onnx "How do I reset my password?" \
+	    "I forgot my login and cannot get in." "The bakery opens at seven."
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/layout.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Figures depend on the machine; each is a ratio to a peer or a limit measured in the same run.
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench.py
+
+# Every encoder family instead of the few that `make test` takes through all of the way.
+families: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/model/test_families.py --families all
+
+clean:
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)
+	@echo "installing bertx and PyTorch into $(VENV): some gigabytes, a few minutes"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)
+	@echo "installing bertx, PyTorch and the test tools into $(VENV): some gigabytes, a few minutes"
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit("bertx needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
