@@ -35,9 +35,7 @@ def main() -> int:
         text=True,
         check=True,
     )
-    problems = [
-        line for name in listed.stdout.splitlines() if Path(name).is_file() for line in broken(Path(name))
-    ]
+    problems = [line for name in listed.stdout.splitlines() if Path(name).is_file() for line in broken(Path(name))]
     sys.stdout.writelines(f"{line}\n" for line in problems)
     return 1 if problems else 0
 

@@ -193,9 +193,7 @@ def test_a_path_that_could_leave_the_folder_is_refused(path: str, keys: tuple[st
     assert not VALIDATOR.is_valid(document)
 
 
-@pytest.mark.parametrize(
-    "path", ["a", "..a", "a..b/c", ".gitattributes", "a/.b", "日本語/モデル.bin", "a b", "..."]
-)
+@pytest.mark.parametrize("path", ["a", "..a", "a..b/c", ".gitattributes", "a/.b", "日本語/モデル.bin", "a b", "..."])
 def test_any_other_path_is_read(path: str) -> None:
     assert manifests.check_path(path, "the path") == path
     assert VALIDATOR.evolve(schema=VALIDATOR.schema["$defs"]["path"]).is_valid(path)
@@ -257,9 +255,7 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_a_manifest_beyond_the_limit_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     with (tmp_path / "bertx.json").open("wb") as file:
-        file.truncate(
-            manifests.MAX_BYTES * 1000
-        )  # sparse: it takes no room on the disk, and would not fit memory
+        file.truncate(manifests.MAX_BYTES * 1000)  # sparse: it takes no room on the disk, and would not fit memory
     with pytest.raises(InputRefused, match="larger than"):
         manifests.read(tmp_path)
 

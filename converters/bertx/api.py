@@ -73,8 +73,8 @@ def export(
 ) -> Export:
     """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
 
-    A format stands alone, with `options`, or in a pair with options of its own. `verify` None publishes without a comparison. Raises BertxError; of a failed comparison it carries `report`, and
-    the output is as it was.
+    A format stands alone, with `options`, or in a pair with options of its own. `verify` None publishes without a
+    comparison. Raises BertxError; of a failed comparison it carries `report`, and the output is as it was.
     """
     source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
     wanted = [(each, options or ExportOptions()) if isinstance(each, str) else each for each in formats]
@@ -89,9 +89,7 @@ def export(
     replaced = before is not None and _differs(before, origin, chosen, force)
     with bundle.stage(folder, replace=replaced) as staged:
         if staged.old is not None and staged.old != before:
-            _differs(
-                staged.old, origin, chosen, False
-            )  # another writer was there, or a killed one was finished
+            _differs(staged.old, origin, chosen, False)  # another writer was there, or a killed one was finished
         _companions(source, staged)
         manifest = Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, (), {})
         if staged.old is not None and not replaced:
@@ -138,9 +136,7 @@ def verify(
     else:
         source = of_bundle(target.require_reference(found), fetching or FetchOptions())
     chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
-    judged = verify_subjects(
-        target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress
-    )
+    judged = verify_subjects(target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress)
     return Verification(judged.report, tuple(target.changed(found)))
 
 
@@ -157,18 +153,14 @@ def _refuse_overlap(source: Checkpoint, output: Path) -> None:
 def _origin(source: Checkpoint) -> Source:
     """What the manifest records of the source: every file that was used, by hash."""
     paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
-    files = {
-        p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths
-    }
+    files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
     local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
     return Source(source.source, source.commit, local, files)
 
 
 def _differs(old: Manifest, origin: Source, task: Task, force: bool) -> bool:
     """Whether a bundle is of another commit or task: it is replaced with --force, else InputRefused is raised."""
-    same_source = old.source.commit == origin.commit and (
-        origin.commit is not None or _same_files(old.source, origin)
-    )
+    same_source = old.source.commit == origin.commit and (origin.commit is not None or _same_files(old.source, origin))
     if same_source and (old.task, old.head) == (task.name, task.auto_class):
         return False
     if not force:
@@ -241,11 +233,7 @@ def _judge(
 
 
 def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task) -> Subject:
-    outputs = (
-        tuple(spec.name for spec in entry.signature.outputs)
-        if entry.signature
-        else default_outputs(source, task)
-    )
+    outputs = tuple(spec.name for spec in entry.signature.outputs) if entry.signature else default_outputs(source, task)
     return Subject(folder / entry.path, entry.path, entry.format, entry.dtype, entry.signature, outputs)
 
 
@@ -257,9 +245,7 @@ def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | Non
     told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason)
     if told and told[1] in CODES:
         raise InputRefused(told[1], told[2], told[3])
-    raise InputRefused(
-        "E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights"
-    )
+    raise InputRefused("E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights")
 
 
 def _told(source: Checkpoint) -> dict[str, object]:
@@ -275,9 +261,7 @@ def _same_bytes(entry: ArtifactEntry, source: Checkpoint, limit: float) -> Resul
     """The row of weights that were read back and compared bit for bit."""
     count = parameters(source.weights.values())
     same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
-    return replace(
-        _result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),)
-    )
+    return replace(_result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),))
 
 
 def _remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:

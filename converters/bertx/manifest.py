@@ -177,8 +177,7 @@ class Manifest:
         if not isinstance(fields["artifacts"], list):
             raise _refuse("artifacts is no list")
         artifacts = tuple(
-            ArtifactEntry.from_json(entry, f"artifacts[{index}]")
-            for index, entry in enumerate(fields["artifacts"])
+            ArtifactEntry.from_json(entry, f"artifacts[{index}]") for index, entry in enumerate(fields["artifacts"])
         )
         manifest = Manifest(
             bertx=_text(fields["bertx"], "bertx"),

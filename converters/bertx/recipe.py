@@ -62,9 +62,7 @@ def read(path: Path) -> Recipe:
     except OSError as error:
         raise UsageError("E_RECIPE", f"{escape(path)} cannot be read", "name a recipe file") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(
-            "E_RECIPE", f"{escape(path.name)} is no TOML: {escape(error)}", "correct it"
-        ) from error
+        raise UsageError("E_RECIPE", f"{escape(path.name)} is no TOML: {escape(error)}", "correct it") from error
     _check(document, _KEYS, path.name)
     for key in ("checkpoint", "artifacts"):
         if key not in document:
@@ -73,8 +71,7 @@ def read(path: Path) -> Recipe:
     return Recipe(
         path,
         _checkpoint(document["checkpoint"], path.name),
-        tuple(_artifact(each, path.name) for each in document["artifacts"])
-        or _refuse(path.name, "artifacts is empty"),
+        tuple(_artifact(each, path.name) for each in document["artifacts"]) or _refuse(path.name, "artifacts is empty"),
         document.get("revision"),
         document.get("task"),
         Path(output) if output is not None else None,
@@ -142,7 +139,7 @@ def _checkpoint(value: str | dict[str, Any], where: str) -> str:
 
 
 def _artifact(value: Any, where: str) -> tuple[str, ExportOptions]:
-    table = {"format": value} if isinstance(value, str) else value
+    table: Any = {"format": value} if isinstance(value, str) else value
     if not isinstance(table, dict) or "format" not in table:
         _refuse(where, "an artifact is a format, or a table with a format")
     _check(table, _ARTIFACT, where)

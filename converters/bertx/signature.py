@@ -46,9 +46,7 @@ class TensorSpec:
             raise InputRefused("E_FORMAT", "a signature lacks a field", f"it needs {error}") from error
         symbols = isinstance(shape, list) and all(isinstance(s, str | int) for s in shape)
         if not (isinstance(name, str) and dtype in DTYPES and symbols):
-            raise InputRefused(
-                "E_FORMAT", f"a signature names {escape(document)}", "export the artifact again"
-            )
+            raise InputRefused("E_FORMAT", f"a signature names {escape(document)}", "export the artifact again")
         return TensorSpec(name, dtype, tuple(shape))
 
 
@@ -76,18 +74,14 @@ class Signature:
         )
 
 
-def symbolic(
-    name: str, dtype: str, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]
-) -> TensorSpec:
+def symbolic(name: str, dtype: str, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]) -> TensorSpec:
     """The spec of a tensor seen in several runs, from its shape and the (batch, sequence) of each.
 
     A dimension that follows batch or sequence in every run is that symbol, one that stays is fixed, any other is "?".
     The runs must differ in batch and in sequence for this to tell them apart.
     """
     if len({len(shape) for shape in shapes}) != 1:
-        raise InputRefused(
-            "E_FORMAT", f"{escape(name)} changes its number of dimensions", "report this model"
-        )
+        raise InputRefused("E_FORMAT", f"{escape(name)} changes its number of dimensions", "report this model")
     shape: list[str | int] = []
     for seen in zip(*shapes, strict=True):
         if seen == tuple(batch for batch, _ in sizes):

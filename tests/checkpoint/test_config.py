@@ -48,9 +48,7 @@ def test_a_real_config_is_kept_whole() -> None:
 
 def test_a_config_without_architectures_names_none(tmp_path: Path) -> None:
     assert read_config(folder_with(tmp_path, {"model_type": "bert"})).architectures == ()
-    assert (
-        read_config(folder_with(tmp_path, {"model_type": "bert", "architectures": None})).architectures == ()
-    )
+    assert read_config(folder_with(tmp_path, {"model_type": "bert", "architectures": None})).architectures == ()
 
 
 def test_what_could_run_code_is_dropped_at_every_depth_and_listed(tmp_path: Path) -> None:

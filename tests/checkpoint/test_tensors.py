@@ -216,9 +216,7 @@ def test_a_hostile_name_is_escaped_and_shortened(tmp_path: Path) -> None:
 
 # Generated headers: valid ones, then one thing made wrong.
 
-NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 8, -1, 2**31, 2**63, 2**64]) | st.sampled_from(
-    [True, None, 1.0, "1", [1]]
-)
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 8, -1, 2**31, 2**63, 2**64]) | st.sampled_from([True, None, 1.0, "1", [1]])
 WRONG: st.SearchStrategy[Any] = st.one_of(
     st.tuples(st.just("dtype"), st.sampled_from([*BITS, "F33", None, 1])),
     st.tuples(st.just("shape"), st.lists(NUMBERS, max_size=3) | NUMBERS),
@@ -249,9 +247,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=100, deadline=None)
 @given(layout=layouts())
-def test_generated_files_are_read_as_the_library_reads_them(
-    place: Path, layout: tuple[Header, bytes]
-) -> None:
+def test_generated_files_are_read_as_the_library_reads_them(place: Path, layout: tuple[Header, bytes]) -> None:
     content = file_of(*layout)
     place.write_bytes(content)
     found = library(content)
@@ -338,9 +334,7 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(
     assert why in refusal(tmp_path, "E_WEIGHTS").message
 
 
-@pytest.mark.parametrize(
-    "shard", ["../x.safetensors", "/x.safetensors", "x\\y.safetensors", "..", "x.bin", 3, ""]
-)
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/x.safetensors", "x\\y.safetensors", "..", "x.bin", 3, ""])
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, shard: object) -> None:
     assert "no file name" in refusal(sharded(tmp_path, {"a": shard})).message
 

@@ -70,9 +70,7 @@ def test_the_file_is_the_one_that_the_library_would_write(tmp_path: Path) -> Non
 
     shapes = {"b": (3,), "a": (2, 2), 'ü\n"\\\x7f😀': (1,), "empty": (0, 4), "scalar": ()}
     arrays: dict[str, Any] = {
-        f"{name}.{kind}": np.ones(shape, kind)
-        for name, shape in shapes.items()
-        for kind in ("f8", "f4", "f2")
+        f"{name}.{kind}": np.ones(shape, kind) for name, shape in shapes.items() for kind in ("f8", "f4", "f2")
     }
     for kind in ("i8", "u8", "i4", "u4", "i2", "u2", "i1", "u1"):
         arrays[f"{kind}.position_ids"] = np.arange(3, dtype=f"{kind[0]}{kind[1]}")
@@ -136,9 +134,7 @@ def test_progress_counts_the_bytes_of_the_source(tmp_path: Path) -> None:
         ("F6_E2M3", bytes(range(255))),
     ],
 )
-def test_numbers_of_8_bits_or_less_are_copied_but_not_converted(
-    tmp_path: Path, dtype: str, data: bytes
-) -> None:
+def test_numbers_of_8_bits_or_less_are_copied_but_not_converted(tmp_path: Path, dtype: str, data: bytes) -> None:
     from bertx.checkpoint.tensors import BITS
 
     tensors = raw(tmp_path, dtype, [len(data) * 8 // BITS[dtype]], data)
@@ -166,9 +162,7 @@ def hard_numbers(dtype: str) -> Any:
     ties = np.concatenate([ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)]).astype(dtype)
     bits = seeded.integers(0, 0x7F80_0000, 50_000, np.uint32).view(np.float32).astype(dtype)
     small = seeded.standard_normal(50_000) * np.exp2(seeded.integers(-30, 15, 50_000))
-    numbers = np.concatenate(
-        [ties, -ties, bits, small.astype(dtype), np.zeros(1, dtype), -np.zeros(1, dtype)]
-    )
+    numbers = np.concatenate([ties, -ties, bits, small.astype(dtype), np.zeros(1, dtype), -np.zeros(1, dtype)])
     return numbers[np.isfinite(numbers)]
 
 
@@ -358,9 +352,7 @@ def test_a_file_gets_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
     assert (tmp_path / "target").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="peak memory of one program is read from /proc"
-)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory of one program is read from /proc")
 @pytest.mark.parametrize("dtype", ["", "bfloat16"])
 def test_memory_stays_flat(tmp_path: Path, dtype: str) -> None:
     program = """

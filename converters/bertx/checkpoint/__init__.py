@@ -59,9 +59,7 @@ class Checkpoint:
     def companions(self) -> tuple[str, ...]:
         """Relative paths of config, tokenizer and module files that a bundle takes over."""
         named = [name for name in _COMPANIONS if (self.folder / name).is_file()]
-        globbed = [
-            p for pattern in _COMPANION_PATTERNS for p in sorted(self.folder.glob(pattern)) if p.is_file()
-        ]
+        globbed = [p for pattern in _COMPANION_PATTERNS for p in sorted(self.folder.glob(pattern)) if p.is_file()]
         return tuple(dict.fromkeys(named + [path.relative_to(self.folder).as_posix() for path in globbed]))
 
     def weight_files(self) -> tuple[Path, ...]:
@@ -82,9 +80,7 @@ def open_folder(
 ) -> Checkpoint:
     """A checkpoint from a folder. Raises InputRefused where its configuration or weights' headers are refused."""
     resolved = folder.resolve()
-    return Checkpoint(
-        source or str(folder), resolved, commit, origin, read_config(resolved), read_weights(resolved)
-    )
+    return Checkpoint(source or str(folder), resolved, commit, origin, read_config(resolved), read_weights(resolved))
 
 
 def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
@@ -103,9 +99,7 @@ def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
             return replace(of_bundle(folder, options), home=folder.resolve())
         return open_folder(folder, source=source)
     if folder.exists():
-        raise UsageError(
-            "E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id"
-        )
+        raise UsageError("E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id")
     found = snapshot(source, options.revision, options.hub)
     return open_folder(found.folder, source=found.repo, commit=found.commit, origin=found.origin)
 
@@ -129,9 +123,7 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
             except SourceUnavailable:
                 found = None
             if found is not None:
-                return open_folder(
-                    found.folder, source=source.checkpoint, commit=source.commit, origin=found.origin
-                )
+                return open_folder(found.folder, source=source.checkpoint, commit=source.commit, origin=found.origin)
     elif source.folder is not None and _unchanged(Path(source.folder), source.files):
         return open_folder(Path(source.folder), source=source.checkpoint, origin="local")
     if _own_weights(folder, manifest):

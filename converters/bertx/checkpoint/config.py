@@ -268,9 +268,7 @@ def _check_architectures(values: Mapping[str, Any]) -> None:
     names = values.get("architectures")
     if names is None:
         return
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and name.isidentifier() for name in names
-    ):
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):
         raise InputRefused(
             "E_CONFIG",
             f"config.json has architectures = {escape(str(names)[:80])}",

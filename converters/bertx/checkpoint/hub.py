@@ -30,53 +30,22 @@ _HEADERS = {"user-agent": f"bertx/{__version__}"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-_COMPANIONS = frozenset(
-    (
-        *(
-            "config.json",
-            "README.md",
-            "vocab.txt",
-            "vocab.json",
-            "merges.txt",
-            "bpe.codes",
-            "entity_vocab.json",
-        ),
-        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-        *(
-            "modules.json",
-            "sentence_bert_config.json",
-            "config_sentence_transformers.json",
-            "data_config.json",
-        ),
-    )
+#: what is kept beside the weights: config, licence, tokenizers, and what sentence-transformers adds
+_COMPANIONS = re.compile(
+    r"config\.json|README\.md|LICENSE[\w.-]*"
+    r"|vocab\.(txt|json)|merges\.txt|bpe\.codes|entity_vocab\.json|[\w.-]+\.model"
+    r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|data_config\.json"
+    r"|[0-9]+_\w+/(config\.json|model\.safetensors)",
+    re.ASCII,
 )
-#: SentencePiece models, licences, and the module folders of sentence-transformers
-_PATTERNS = re.compile(
-    r"[\w.-]+\.model|LICENSE[\w.-]*|[0-9]+_\w+/(config\.json|model\.safetensors)", re.ASCII
-)
-
 #: error of huggingface_hub, or status -> code, what happened, what to do; the first that fits
 _MEANINGS = (
     ("GatedRepoError", "E_GATED", "{repo} is gated", "accept its terms on the Hub and set HF_TOKEN"),
-    (
-        "RepositoryNotFoundError",
-        "E_NOT_FOUND",
-        "{repo} is missing or private",
-        "check its name, or set HF_TOKEN",
-    ),
-    (
-        "RevisionNotFoundError",
-        "E_NOT_FOUND",
-        "{repo} has no revision {revision}",
-        "choose another --revision",
-    ),
+    ("RepositoryNotFoundError", "E_NOT_FOUND", "{repo} is missing or private", "check it, or set HF_TOKEN"),
+    ("RevisionNotFoundError", "E_NOT_FOUND", "{repo} has no revision {revision}", "choose another one"),
     ("EntryNotFoundError", "E_NOT_FOUND", "the Hub lacks a file that {repo} lists", "try again later"),
-    (
-        "HTTP 401",
-        "E_GATED",
-        "the Hub refuses the token sent for {repo}",
-        "set HF_TOKEN to a valid one, or to none",
-    ),
+    ("HTTP 401", "E_GATED", "the Hub refuses the token sent for {repo}", "correct or unset HF_TOKEN"),
     ("HTTP 403", "E_GATED", "the Hub refuses access to {repo}", "set HF_TOKEN to one that may read it"),
     ("HTTP 404", "E_NOT_FOUND", "the Hub has no {repo} at {revision}", "check the name and --revision"),
 )
@@ -149,7 +118,7 @@ def needed(names: Sequence[str]) -> list[str]:
     The weights come last. Nothing of another framework is among them, and no code.
     """
     weights = _weights(names)
-    kept = {name for name in names if name in _COMPANIONS or _PATTERNS.fullmatch(name)}
+    kept = {name for name in names if _COMPANIONS.fullmatch(name)}
     return [*sorted(kept - set(weights)), *weights]
 
 
@@ -199,9 +168,7 @@ def _from_cache(repo: str, revision: str, options: HubOptions) -> Snapshot:
     commit = revision if _COMMIT.fullmatch(revision) else _recorded(storage, revision)
     folder = None if commit is None else cached(repo, commit, options)
     if commit is None or folder is None:
-        message = (
-            f"{escape(repo)} at {escape(revision)} is not complete in the cache, and the Hub may not be asked"
-        )
+        message = f"{escape(repo)} at {escape(revision)} is not complete in the cache, and the Hub may not be asked"
         raise SourceUnavailable("E_OFFLINE", message, "run once without --offline and HF_HUB_OFFLINE")
     return Snapshot(repo, commit, folder, "cache")
 
@@ -273,9 +240,7 @@ class _Patience:
             raise _network(self.last, self.options)
         self.tries[attempt] += 1
         self.last = _silence(self.options)
-        request.extensions["timeout"] = dict.fromkeys(
-            ("connect", "read", "write", "pool"), self.options.timeout
-        )
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self.options.timeout)
 
     def after(self, response: Any) -> None:
         status, wait = response.status_code, _stated_wait(response.headers)
@@ -323,9 +288,7 @@ def _check_hashes(repo: str, folder: Path, stated: Mapping[str, str | None], opt
         if digest is not None and sha256(folder / name) != digest:
             _discard(folder / name, _cache(options))
             message = f"{name} of {escape(repo)} does not have the sha256 that the Hub states"
-            raise SourceUnavailable(
-                "E_HASH", message, "it was removed from the cache: run again to download it"
-            )
+            raise SourceUnavailable("E_HASH", message, "it was removed from the cache: run again to download it")
 
 
 def _kept_hash(file: Path) -> str | None:
@@ -414,9 +377,7 @@ def _explained(error: BaseException, repo: str, revision: str, options: HubOptio
     if "OfflineModeIsEnabled" in names:
         return None
     if "LocalEntryNotFoundError" in names and error.__cause__ is not None:
-        return _explained(
-            error.__cause__, repo, revision, options
-        )  # not in the cache either: the cause tells
+        return _explained(error.__cause__, repo, revision, options)  # not in the cache either: the cause tells
     status = getattr(getattr(error, "response", None), "status_code", None)
     for kind, code, message, hint in _MEANINGS:
         if kind in names or kind == f"HTTP {status}":
@@ -425,9 +386,7 @@ def _explained(error: BaseException, repo: str, revision: str, options: HubOptio
         return _network(f"answers HTTP {status}", options)
     if isinstance(error, OSError) and error.errno is not None:
         message = f"the Hub cache {escape(_cache(options))} cannot be written ({error.strerror})"
-        return LocalProblem(
-            "E_DISK", message, "free some space, or set HF_HUB_CACHE to a folder you may write"
-        )
+        return LocalProblem("E_DISK", message, "free some space, or set HF_HUB_CACHE to a folder you may write")
     if "TimeoutException" in names:
         return _network(_silence(options), options)
     if "ConnectError" in names:  # the text of other errors may quote a header, and with it a token

@@ -244,16 +244,12 @@ def _weight_map(index: Path) -> Mapping[str, set[str]]:
 def _plain_name(name: str) -> bool:
     """Whether this is the name of a safetensors file beside the index: no path, no drive, nothing hidden."""
     short = len(name.encode()) <= 255
-    return (
-        short and name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:\0")
-    )
+    return short and name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:\0")
 
 
 def _some(folder: Path, infos: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     if not infos:
-        raise InputRefused(
-            "E_WEIGHTS", f"the weights in {escape(folder)} hold no tensor", "save the model again"
-        )
+        raise InputRefused("E_WEIGHTS", f"the weights in {escape(folder)} hold no tensor", "save the model again")
     return infos
 
 
@@ -272,6 +268,4 @@ def _refuse(file: Path, what: str, hint: str = _DOWNLOAD) -> NoReturn:
 
 
 def _refuse_weights(index: Path, what: str, names: list[str]) -> NoReturn:
-    raise InputRefused(
-        "E_WEIGHTS", f"{escape(index)} {what}: {listed(names)}", "download the checkpoint again"
-    )
+    raise InputRefused("E_WEIGHTS", f"{escape(index)} {what}: {listed(names)}", "download the checkpoint again")

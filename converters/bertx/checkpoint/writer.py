@@ -116,9 +116,7 @@ def write_safetensors(
 def _plan(tensors: Mapping[str, TensorInfo], dtype: str | None) -> list[_Copy]:
     """What to write, in the order of the file. Refuses what can be refused without reading data."""
     if dtype is not None and dtype not in _TARGETS:
-        raise UsageError(
-            "E_USAGE", f"dtype {escape(dtype)} is not known", f"choose one of {', '.join(_TARGETS)}"
-        )
+        raise UsageError("E_USAGE", f"dtype {escape(dtype)} is not known", f"choose one of {', '.join(_TARGETS)}")
     if not 0 < len(tensors) <= MAX_TENSORS or "__metadata__" in tensors:
         raise InputRefused(
             "E_WEIGHTS",
@@ -177,9 +175,7 @@ def _header(copies: list[_Copy], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(
-    handle: BinaryIO, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None
-) -> Written:
+def _write(handle: BinaryIO, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> Written:
     size = len(header) + sum(copy.nbytes for copy in copies)
     _reserve(handle, size)
     handle.write(header)

@@ -165,15 +165,10 @@ def _report(error: BertxError, options: list[str]) -> int:
         }
         try:
             emit_json(
-                {
-                    key: escape(value, 2000) if isinstance(value, str) else value
-                    for key, value in document.items()
-                }
+                {key: escape(value, 2000) if isinstance(value, str) else value for key, value in document.items()}
             )
         except LocalProblem as closed:
             error, code = closed, closed.exit_code
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(
-            f"bertx: error[{error.code}]: {escape(error.message, 500)}; {escape(error.hint, 300)}\n"
-        )
+        sys.stderr.write(f"bertx: error[{error.code}]: {escape(error.message, 500)}; {escape(error.hint, 300)}\n")
     return code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 from bertx import api
 from bertx.checkpoint import fetch
 from bertx.cli import emit, emit_json, warn
-from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.options import Decorator, Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError
 from bertx.formats import ExportOptions
@@ -33,10 +33,10 @@ OPTIONS = (
 )
 
 
-def exporter(*more: str) -> Any:
+def exporter(*more: str) -> Decorator:
     """Decorates an exporting command: its argument and options."""
 
-    def add(function: Any) -> Any:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
         return click.argument("checkpoint")(common(*more, *OPTIONS)(function))
 
     return add

@@ -21,9 +21,7 @@ def write_junit(report: Report, path: Path) -> None:
     suite = ElementTree.Element("testsuite", {"name": "bertx", **{k: str(v) for k, v in counts.items()}})
     for result in results:
         seconds = f"{result.seconds:.3f}"
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=result.artifact, name=result.runtime, time=seconds
-        )
+        case = ElementTree.SubElement(suite, "testcase", classname=result.artifact, name=result.runtime, time=seconds)
         why = result.cause or result.reason or ""
         if result.verdict != "pass":
             kind = "failure" if result.verdict == "fail" else "error" if result.asked else "skipped"

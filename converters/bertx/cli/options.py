@@ -24,9 +24,7 @@ _COMMON: dict[str, Decorator] = {
     "task": click.option(
         "--task", default="auto", show_default=True, help="What the model computes, by the Hub's name."
     ),
-    "dtype": click.option(
-        "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."
-    ),
+    "dtype": click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."),
     "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output."),
     "force": click.option("--force", is_flag=True, help="Replace a bundle of another commit or task."),

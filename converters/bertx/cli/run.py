@@ -26,9 +26,7 @@ from bertx.parity.report import Report
 def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""
     if chosen["output"] is not None and len(recipes) > 1:
-        raise UsageError(
-            "E_USAGE", "-o names one bundle and there are several recipes", "run them one by one"
-        )
+        raise UsageError("E_USAGE", "-o names one bundle and there are several recipes", "run them one by one")
     read = [_settled(recipe.read(path), chosen) for path in recipes]
     phases = Phases(chosen["verbose"], chosen["quiet"])
     documents: list[dict[str, Any]] = []
@@ -36,9 +34,7 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     worst: BertxError | None = None
     for each in read:
         try:
-            made = recipe.run(
-                each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases
-            )
+            made = recipe.run(each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases)
         except BertxError as error:
             phases.close()
             if error.report is None:

@@ -35,17 +35,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
 
 def report_table(report: Report) -> str:
-    """The table of verdicts: an artifact in a runtime per line, with the output or tap that comes nearest to a limit."""
+    """The table of verdicts: an artifact in a runtime per line, at the output or tap that comes nearest to a limit."""
     columns = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
     rows = [_cells(result) for result in report.results]
     text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
-    text += [
-        f"{r.artifact} in {r.runtime}: {r.cause or r.reason}" for r in report.results if r.verdict != "pass"
-    ]
+    text += [f"{r.artifact} in {r.runtime}: {r.cause or r.reason}" for r in report.results if r.verdict != "pass"]
     limits = next((row for r in report.results for row in r.outputs), None)
     if limits is not None and report.cases.get("set") != "bytes":
         text.append(
-            f"Ratios are errors over rounding noise, allowed {limits.rms_limit:g} (rms) and {limits.max_limit:g} (max); "
+            f"Ratio: error over rounding noise, allowed {limits.rms_limit:g} (rms) and {limits.max_limit:g} (max); "
             f"{report.cases['count']} {report.cases['set']} cases, seed {report.cases['seed']}."
         )
     text.append(f"verdict: {report.verdict}")

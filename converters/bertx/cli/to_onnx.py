@@ -12,9 +12,7 @@ from bertx.formats import ExportOptions
 
 @click.command("to-onnx")
 @exporter("output_name")
-@click.option(
-    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set."
-)
+@click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
 @click.option(
     "--external-data/--embedded",
     default=None,

@@ -31,9 +31,7 @@ from bertx.runtimes import foreign
     multiple=True,
     help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.',
 )
-@click.option(
-    "--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases."
-)
+@click.option("--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases.")
 @click.option(
     "--text",
     "text_file",
@@ -54,9 +52,7 @@ from bertx.runtimes import foreign
     show_default=True,
     help="Seconds for one runner.",
 )
-@click.option(
-    "--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code."
-)
+@click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
 @common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
 def command(target: str, **chosen: Any) -> None:

@@ -87,9 +87,7 @@ def registry() -> Mapping[str, Format]:
 def format_named(name: str) -> Format:
     """A format by name. Raises UsageError where there is none."""
     if name not in registry():
-        raise UsageError(
-            "E_USAGE", f"unknown format {escape(name)}", f"choose one of {', '.join(registry())}"
-        )
+        raise UsageError("E_USAGE", f"unknown format {escape(name)}", f"choose one of {', '.join(registry())}")
     return registry()[name]
 
 

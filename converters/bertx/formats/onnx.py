@@ -75,17 +75,13 @@ class Onnx(Format):
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
         }
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        floats = [
-            spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")
-        ]
+        floats = [spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")]
         return Contents(floats[0] if floats else None, Signature(inputs, outputs), metadata.get(TASK), facts)
 
 
 def _expand(names: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
     """hidden_states stands for one output each in ONNX."""
-    layers = int(
-        checkpoint.config.values.get("num_hidden_layers", checkpoint.config.values.get("n_layers", 0))
-    )
+    layers = int(checkpoint.config.values.get("num_hidden_layers", checkpoint.config.values.get("n_layers", 0)))
     stacked = tuple(f"{HIDDEN_STATES}.{k}" for k in range(layers + 1))
     return tuple(each for name in names for each in (stacked if name == HIDDEN_STATES else (name,)))
 
@@ -108,8 +104,7 @@ def _capture(source: Source, options: ExportOptions) -> Any:
                 tuple(source.samples.values()),
                 None,
                 input_names=names,
-                output_names=[spec.name for spec in source.signature.outputs]
-                + [f"tap.{name}" for name in states],
+                output_names=[spec.name for spec in source.signature.outputs] + [f"tap.{name}" for name in states],
                 dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
                 opset_version=options.opset,
                 dynamo=True,
@@ -192,8 +187,7 @@ def _spec(value: Any) -> TensorSpec:
         onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
     )
     shape = tuple(
-        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value))
-        for dim in kind.shape.dim
+        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value)) for dim in kind.shape.dim
     )
     return TensorSpec(value.name, name, shape)
 

@@ -43,7 +43,7 @@ class TorchScript(Format):
         samples = tuple(source.samples.values())
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", module=r"torch|transformers|bertx")
             try:
                 traced = torch.jit.trace_module(
                     source.module,
@@ -52,9 +52,7 @@ class TorchScript(Format):
                     _store_inputs=False,
                 )
             except Exception as error:
-                raise InputRefused(
-                    "E_EXPORT", f"PyTorch cannot trace it: {escape(error)}", "try to-onnx"
-                ) from error
+                raise InputRefused("E_EXPORT", f"PyTorch cannot trace it: {escape(error)}", "try to-onnx") from error
             about = {
                 "bertx": bertx.__version__,
                 "task": task.name,
@@ -86,9 +84,7 @@ def _extra(path: Path) -> dict[str, Any] | None:
             if member is None:
                 return None
             if member.file_size > _MOST_EXTRA:
-                raise InputRefused(
-                    "E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again"
-                )
+                raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again")
             document = json.loads(archive.read(member))
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputRefused(

@@ -7,9 +7,9 @@ sentence-transformers itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertx.model.modules import Dense, read_pooling
 
@@ -58,7 +58,7 @@ def _pooled(mode: str, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor
     return (valid * weight).sum(dim=0) / weight.sum()
 
 
-def _dense(layer: Dense, tensors: dict[str, object], embedding: torch.Tensor) -> torch.Tensor:
+def _dense(layer: Dense, tensors: Mapping[str, Any], embedding: torch.Tensor) -> torch.Tensor:
     import torch
 
     weight = torch.as_tensor(tensors["linear.weight"]).to(embedding)

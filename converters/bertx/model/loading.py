@@ -43,8 +43,8 @@ def quiet() -> None:
     """Silences transformers' progress bars and its warnings about weights, which are errors here."""
     import transformers
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"(torch|transformers)\b")
 
 
@@ -75,9 +75,7 @@ def _check_architectures(checkpoint: Checkpoint, config_class: type) -> None:
     for name in checkpoint.config.architectures:
         stated = getattr(transformers, name, None) if name.isidentifier() else None
         if not isinstance(stated, type) or not hasattr(stated, "config_class"):
-            raise InputRefused(
-                "E_CONFIG", f"transformers has no architecture {escape(name)}", "correct config.json"
-            )
+            raise InputRefused("E_CONFIG", f"transformers has no architecture {escape(name)}", "correct config.json")
         if not issubclass(config_class, stated.config_class):
             raise InputRefused(
                 "E_CONFIG",
@@ -161,9 +159,7 @@ def _names(tensors: Iterable[str], most: int = 4) -> str:
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
-    wrong = [
-        n for n, info in checkpoint.weights.items() if info.dtype not in _FLOATS and not _BUFFERS.search(n)
-    ]
+    wrong = [n for n, info in checkpoint.weights.items() if info.dtype not in _FLOATS and not _BUFFERS.search(n)]
     if wrong:
         kinds = ", ".join(sorted({checkpoint.weights[name].dtype for name in wrong}))
         raise InputRefused("E_WEIGHTS", f"{_names(wrong)}: of type {kinds}", "weights must be floating point")
@@ -243,8 +239,6 @@ def _check_finite(model: torch.nn.Module, dtype: str) -> None:
     wrong = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if wrong:
         hint = (
-            "the checkpoint is damaged"
-            if dtype == "float32"
-            else f"or {dtype} cannot hold them: try --dtype bfloat16"
+            "the checkpoint is damaged" if dtype == "float32" else f"or {dtype} cannot hold them: try --dtype bfloat16"
         )
         raise InputRefused("E_WEIGHTS", f"not finite: {_names(wrong)}", hint)

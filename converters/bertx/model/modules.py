@@ -125,9 +125,7 @@ def read_pooling(folder: Path) -> Pooling:
 def _inside(folder: Path, path: str) -> Path:
     parts = Path(path).parts
     if not parts or Path(path).is_absolute() or ".." in parts:
-        raise InputRefused(
-            "E_MODULES", f"modules.json names the path {escape(path)!r}", "paths must lie in the folder"
-        )
+        raise InputRefused("E_MODULES", f"modules.json names the path {escape(path)!r}", "paths must lie in the folder")
     return folder / path
 
 
@@ -163,9 +161,7 @@ def build_pooling(pooling: Pooling) -> torch.nn.Module:
 def _linear(layer: Dense) -> torch.nn.Linear:
     import torch
 
-    tensors = {
-        name.removeprefix("linear."): torch.from_numpy(array) for name, array in layer.weights().items()
-    }
+    tensors = {name.removeprefix("linear."): torch.from_numpy(array) for name, array in layer.weights().items()}
     rows, columns = tensors["weight"].shape
     linear = torch.nn.Linear(columns, rows, bias=layer.bias)
     linear.load_state_dict(tensors)
@@ -182,9 +178,7 @@ def _pool(mode: str, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
 
     if mode == "max":
         # The lowest number of the tensor's own dtype, so that the file can be moved to another one.
-        return torch.amax(
-            torch.where(weight > 0, tokens, torch.nan_to_num(torch.log(torch.zeros_like(tokens)))), dim=1
-        )
+        return torch.amax(torch.where(weight > 0, tokens, torch.nan_to_num(torch.log(torch.zeros_like(tokens)))), dim=1)
     seen = torch.cumsum(weight, dim=1)
     if mode in ("cls", "lasttoken"):
         wanted = torch.ones_like(seen[:, :1]) if mode == "cls" else weight.sum(dim=1, keepdim=True)

@@ -31,9 +31,7 @@ def named_outputs(result: Any, pooler: bool) -> dict[str, torch.Tensor]:
     """The named tensors of a transformers output object; a pooler without weights is left out."""
     import torch
 
-    names = ["last_hidden_state", "logits", "start_logits", "end_logits"] + (
-        ["pooler_output"] if pooler else []
-    )
+    names = ["last_hidden_state", "logits", "start_logits", "end_logits"] + (["pooler_output"] if pooler else [])
     found = {name: result[name] for name in names if isinstance(result.get(name), torch.Tensor)}
     if "start_logits" in found:
         found["logits"] = torch.stack((found["start_logits"], found["end_logits"]), dim=-1)

@@ -39,9 +39,7 @@ class Source:
 
 def input_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The inputs of a checkpoint's artifacts, from its configuration alone: segments where there is more than one."""
-    segments = checkpoint.config.values.get(
-        "type_vocab_size", 2 if checkpoint.config.model_type == "bert" else 0
-    )
+    segments = checkpoint.config.values.get("type_vocab_size", 2 if checkpoint.config.model_type == "bert" else 0)
     names = ("input_ids", "attention_mask")
     return (*names, "token_type_ids") if isinstance(segments, int) and segments > 1 else names
 
@@ -107,10 +105,7 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
         first,
         Signature(
             tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in names),
-            tuple(
-                symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), (_FIRST, _SECOND))
-                for n in outputs
-            ),
+            tuple(symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), (_FIRST, _SECOND)) for n in outputs),
         ),
         len(taps),
         loaded.head,

@@ -77,9 +77,7 @@ def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Se
     """Facts from a configuration's values and the tokenizer's answers. Raises InputRefused where they are missing."""
     vocabulary = values.get("vocab_size")
     if not isinstance(vocabulary, int) or vocabulary < 2:
-        raise InputRefused(
-            "E_CONFIG", "config.json states no vocab_size", "bertx needs it to make test cases"
-        )
+        raise InputRefused("E_CONFIG", "config.json states no vocab_size", "bertx needs it to make test cases")
     padding = values.get("pad_token_id")
     padding = padding if isinstance(padding, int) and 0 <= padding < vocabulary else 0
     positions = values.get("max_position_embeddings", values.get("n_positions", 512))
@@ -93,9 +91,7 @@ def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Se
     segments = values.get("type_vocab_size", 2)
     inside = tuple(i for i in special if 0 <= i < vocabulary)
     encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)
-    return Facts(
-        vocabulary, min(longest, LONGEST), int(segments or 1), padding, inside, tuple(t for t in encoded if t)
-    )
+    return Facts(vocabulary, min(longest, LONGEST), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
 
 
 def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0) -> tuple[Case, ...]:

@@ -68,8 +68,7 @@ class Row:
         return tuple(
             name
             for name in self.case_max
-            if self.case_max[name] > self.max_limit
-            or (name in judged and self.case_rms[name] > self.rms_limit)
+            if self.case_max[name] > self.max_limit or (name in judged and self.case_rms[name] > self.rms_limit)
         )
 
     @property
@@ -126,9 +125,7 @@ def pool(name: str, cases: Sequence[Compared], dtype: str, factor: float) -> Row
 
     # Noise is never less than one unit in the last place, of the size that the statistic itself is about: measured
     # against the largest element, an rms floor would hide errors of ten times the noise at the embeddings.
-    rms_noise = max(
-        pooled([c.rms_noise for c in cases]), _last_place(pooled([c.rms_value for c in cases]), dtype)
-    )
+    rms_noise = max(pooled([c.rms_noise for c in cases]), _last_place(pooled([c.rms_value for c in cases]), dtype))
     max_noise = max(*(c.max_noise for c in cases), _last_place(max(c.largest for c in cases), dtype))
     rms_error = pooled([c.rms_error for c in cases])
     case_rms = {c.case: c.rms_error / max(c.rms_noise, rms_noise) for c in cases}

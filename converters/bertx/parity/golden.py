@@ -31,11 +31,7 @@ def write(bench: Bench, outputs: Sequence[str], place: Callable[[str], Path]) ->
     inputs = {case.name: case.inputs for case in bench.cases if case.name in chosen}
     specs = tuple(bench.specs[name] for name in outputs)
     write_cases(place(CASES), inputs, Signature(bench.inputs.inputs, specs), bench.task, "float32")
-    expected = {
-        f"{case}/{name}": _expected(bench, case, name).astype("float32")
-        for case in chosen
-        for name in outputs
-    }
+    expected = {f"{case}/{name}": _expected(bench, case, name).astype("float32") for case in chosen for name in outputs}
     noise = {name: _noise(bench, chosen, name) for name in outputs}
     limits = {"rms": RMS_LIMIT, "max": MAX_LIMIT}
     write_outputs(place(EXPECTED), expected, {"noise": json.dumps(noise), "limits": json.dumps(limits)})
@@ -48,9 +44,7 @@ def _expected(bench: Bench, case: str, name: str) -> np.ndarray[Any, Any]:
 def _fitting(bench: Bench, outputs: Sequence[str]) -> list[str]:
     def size(case: str) -> int:
         inputs = next(each.inputs for each in bench.cases if each.name == case)
-        return sum(a.nbytes for a in inputs.values()) + sum(
-            4 * _expected(bench, case, n).size for n in outputs
-        )
+        return sum(a.nbytes for a in inputs.values()) + sum(4 * _expected(bench, case, n).size for n in outputs)
 
     left, chosen = MOST - 2**16, []
     for case in sorted((case.name for case in bench.cases), key=size):

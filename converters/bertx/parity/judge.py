@@ -67,9 +67,7 @@ def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Benc
     """The verdict of one artifact in one runtime. Raises LocalProblem where the device was not really used."""
     blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
-        job = Job(
-            subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device
-        )
+        job = Job(subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device)
         _write_cases(job.inputs, subject, bench)
         ended = process.run(runtime.command(job), bench.limits)
         facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}
@@ -116,16 +114,12 @@ def _told(made: Tensors, device: str, runtime: Runtime | Foreign) -> dict[str, A
 def _judged(result: Result, subject: Subject, made: Tensors, bench: Bench) -> Result:
     specs = bench.specs
     offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
-    named = tuple(
-        dict.fromkeys((*subject.outputs, *(n for n in offered if n in specs and not n.startswith(TAP))))
-    )
+    named = tuple(dict.fromkeys((*subject.outputs, *(n for n in offered if n in specs and not n.startswith(TAP)))))
     outputs = tuple(_row(name, subject, made, bench, specs) for name in named)
     tapped = sorted((n for n in offered if n.startswith(TAP) and n in specs and n not in named), key=_index)
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
-        return _with(
-            result, {}, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True
-        )
+        return _with(result, {}, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
     if all(row.passed for row in (*outputs, *taps)):
         return _with(result, {}, verdict="pass", outputs=outputs, taps=taps)
     layer = diagnosis.first_bad_layer(taps, bench.weights)
@@ -153,15 +147,11 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
         if value is None:
             return failed(name, f"is missing in case {case.name}", bench.factor)
         if value.shape != exact.shape:
-            return failed(
-                name, f"has shape {value.shape} in case {case.name}, not {exact.shape}", bench.factor
-            )
+            return failed(name, f"has shape {value.shape} in case {case.name}, not {exact.shape}", bench.factor)
         if not np.isfinite(value).all():
             return failed(name, f"holds NaN or Inf in case {case.name}", bench.factor)
         judged = judged_positions(specs[name], case.inputs.get("attention_mask"), exact.shape)
         if not judged.any():
             return failed(name, f"has nothing to compare in case {case.name}", bench.factor)
-        found.append(
-            compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged)
-        )
+        found.append(compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged))
     return pool(name, found, subject.dtype, bench.factor)

@@ -35,9 +35,7 @@ class Reference:
     facts: Mapping[str, Any]
 
 
-def compute(
-    checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, limits: process.Limits
-) -> Reference:
+def compute(checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, limits: process.Limits) -> Reference:
     """Runs the reference program on a file of cases. Raises what the program refused, or E_REFERENCE."""
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         exact, rounded = Path(folder) / "exact.safetensors", Path(folder) / "rounded.safetensors"
@@ -55,9 +53,7 @@ def compute(
         ended = process.run(command, limits)
         if ended.reason is not None:
             raise _error(ended)
-        made = Reference(
-            read_tensors(exact), read_tensors(rounded), json.loads(read_tensors(exact).metadata["facts"])
-        )
+        made = Reference(read_tensors(exact), read_tensors(rounded), json.loads(read_tensors(exact).metadata["facts"]))
     _check_finite(made)
     return made
 
@@ -105,7 +101,8 @@ def _program() -> None:
     exact, pure = _exact(stock, cases)
     if exact is None:
         exact, rounded = _answers(stock, cases), _moved(stock, cases)
-    facts = stock.facts() | {
+    facts = {
+        **stock.facts(),
         "head": stock.loaded.head,
         "pure": pure,
         "noise": "ulp" if pure is None else "float64",
@@ -116,9 +113,7 @@ def _program() -> None:
 
 def _answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
     return {
-        f"{case}/{name}": value
-        for case, inputs in cases.arrays.items()
-        for name, value in stock.run(inputs).items()
+        f"{case}/{name}": value for case, inputs in cases.arrays.items() for name, value in stock.run(inputs).items()
     }
 
 

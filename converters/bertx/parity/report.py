@@ -96,15 +96,11 @@ class Report:
             bad = next(result for result in self.results if result.verdict == "fail")
             layer = f", first at {bad.first_bad_layer}" if bad.first_bad_layer else ""
             why = bad.cause or bad.reason or "see the report"
-            return ParityFailed(
-                "E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it"
-            )
+            return ParityFailed("E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it")
         if self.verdict == "incomplete":
             artifacts = {result.artifact for result in self.results}
             ran = {result.artifact for result in self.results if result.verdict == "pass"}
-            rest = [
-                r for r in self.results if r.verdict != "pass" and (r.asked or r.artifact in artifacts - ran)
-            ]
+            rest = [r for r in self.results if r.verdict != "pass" and (r.asked or r.artifact in artifacts - ran)]
             if not rest:
                 return NotCompared(
                     "E_NOT_COMPARED", "nothing was compared", "name an artifact and a runtime that reads it"

@@ -56,12 +56,8 @@ def find(target: str) -> Target:
     listed = [entry.path for entry in manifest.artifacts] if manifest else []
     lost = [name for name in listed if not (path / name).is_file()]
     if lost:
-        raise InputRefused(
-            "E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again"
-        )
-    present = [
-        p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()
-    ]
+        raise InputRefused("E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again")
+    present = [p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()]
     files = tuple(dict.fromkeys([*listed, *present]))
     if not files:
         raise InputRefused(
@@ -77,11 +73,7 @@ def changed(target: Target) -> list[str]:
     if target.home is None or target.manifest is None:
         return []
     different = set(bundle.verify_files(target.home, target.manifest))
-    return [
-        name
-        for name in target.files
-        if (target.folder / name).relative_to(target.home).as_posix() in different
-    ]
+    return [name for name in target.files if (target.folder / name).relative_to(target.home).as_posix() in different]
 
 
 def require_reference(target: Target) -> Path:

@@ -28,11 +28,7 @@ class Tokenizer:
         else:
             found = [list(self.backend(text)["input_ids"]) for text in texts]
         return [
-            ids
-            if self.longest is None
-            else ids[: self.longest - 1] + ids[-1:]
-            if len(ids) > self.longest
-            else ids
+            ids if self.longest is None else ids[: self.longest - 1] + ids[-1:] if len(ids) > self.longest else ids
             for ids in found
         ]
 

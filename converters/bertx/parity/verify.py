@@ -90,9 +90,7 @@ def verify_subjects(
             for runtime, asked in chosen:
                 why = _obstacle(subject, runtime, where, options)
                 if why is not None:
-                    results.append(
-                        _not_run(subject, runtime.name, why, asked or subject.format == "torchscript")
-                    )
+                    results.append(_not_run(subject, runtime.name, why, asked or subject.format == "torchscript"))
                     continue
                 key = (subject.dtype, _inputs(subject, checkpoint))
                 if key not in benches:
@@ -121,9 +119,7 @@ def make_bench(
         path = Path(folder) / "cases.safetensors"
         write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
         reference = references.compute(checkpoint, path, dtype, where, options.limits())
-    return Bench(
-        made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights)
-    )
+    return Bench(made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights))
 
 
 def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -150,9 +146,7 @@ def _obstacle(subject: Subject, runtime: Runtime | Foreign, where: str, options:
         return f"not ready: {lacking}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
-    if subject.signature and any(
-        isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape
-    ):
+    if subject.signature and any(isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape):
         return "the file declares a static input shape"
     if (
         subject.format == "torchscript"
@@ -168,7 +162,10 @@ def _not_run(subject: Subject, runtime: str, reason: str, asked: bool) -> Result
 
 
 def _report(
-    results: Sequence[Result], benches: Mapping[object, Bench], checkpoint: Checkpoint, options: VerifyOptions
+    results: Sequence[Result],
+    benches: Mapping[tuple[str, tuple[str, ...]], Bench],
+    checkpoint: Checkpoint,
+    options: VerifyOptions,
 ) -> Report:
     bench = next(iter(benches.values()), None)
     facts = bench.reference.facts if bench else {}

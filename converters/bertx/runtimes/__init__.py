@@ -82,9 +82,7 @@ def foreign(text: str, formats: frozenset[str]) -> Foreign:
     try:
         program = tuple(shlex.split(line))
     except ValueError as error:
-        raise UsageError(
-            "E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell"
-        ) from error
+        raise UsageError("E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell") from error
     if not program:
         raise UsageError("E_USAGE", "--runner names no program", 'write --runner "PROGRAM ARGUMENTS"')
     return Foreign(Path(program[0]).name, program, chosen)
@@ -104,9 +102,7 @@ def registry() -> Mapping[str, Runtime]:
 def runtime_named(name: str) -> Runtime:
     """A runtime by name. Raises UsageError where there is none."""
     if name not in registry():
-        raise UsageError(
-            "E_USAGE", f"unknown runtime {escape(name)}", f"choose one of {', '.join(registry())}"
-        )
+        raise UsageError("E_USAGE", f"unknown runtime {escape(name)}", f"choose one of {', '.join(registry())}")
     return registry()[name]
 
 

@@ -56,9 +56,7 @@ class EagerProgram(Program):
         outputs, states = run_stock(self.loaded, tensors)
         outputs.pop(HIDDEN_STATES, None)
         if self.embed is not None:
-            outputs["sentence_embedding"] = self.embed(
-                outputs["last_hidden_state"], tensors["attention_mask"]
-            )
+            outputs["sentence_embedding"] = self.embed(outputs["last_hidden_state"], tensors["attention_mask"])
         outputs |= {f"{HIDDEN_STATES}.{k}": state for k, state in enumerate(states)}
         return {name: value.cpu() for name, value in outputs.items()}
 

@@ -88,11 +88,7 @@ def write_cases(
     import numpy as np
     from safetensors.numpy import save_file
 
-    flat = {
-        f"{case}/{name}": np.ascontiguousarray(a)
-        for case, arrays in cases.items()
-        for name, a in arrays.items()
-    }
+    flat = {f"{case}/{name}": np.ascontiguousarray(a) for case, arrays in cases.items() for name, a in arrays.items()}
     metadata = {
         "signature": json.dumps(signature.to_json()),
         "inputs": json.dumps([spec.name for spec in signature.inputs]),

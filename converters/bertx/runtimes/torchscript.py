@@ -48,9 +48,7 @@ class TorchScriptProgram(Program):
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"forward gave a {type(result).__name__}, not one Tensor")
         self.provider = str(result.device)
-        return {self.output: result.cpu()} | {
-            f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)
-        }
+        return {self.output: result.cpu()} | {f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)}
 
     def facts(self) -> Mapping[str, str]:
         import torch
