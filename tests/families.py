@@ -23,7 +23,7 @@ _COMMON: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 #: the same for families that leave room behind the padding id
-_OFFSET = {**_COMMON, "max_position_embeddings": 66, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_OFFSET = {**_COMMON, "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1, "eos_token_id": 2}
 _XLM: dict[str, Any] = {
     "vocab_size": 160,
     "emb_dim": 32,
@@ -86,7 +86,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "ibert": _OFFSET,
     "jina_embeddings_v3": {**_COMMON, "pad_token_id": 1},
     "layoutlm": _COMMON,
-    "lilt": {**_OFFSET, "channel_shrink_ratio": 2, "max_2d_position_embeddings": 64},
+    "lilt": {**_OFFSET, "hidden_size": 48, "channel_shrink_ratio": 4, "max_2d_position_embeddings": 64},
     "megatron-bert": _COMMON,
     "mobilebert": {
         **_COMMON,
@@ -105,7 +105,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
         "cls_token_id": 2,
         "sep_token_id": 3,
     },
-    "mpnet": {**_OFFSET, "relative_attention_num_buckets": 8},
+    "mpnet": _OFFSET,
     "mra": {**_OFFSET, "block_per_row": 1},
     "nomic_bert": {**_COMMON, "head_dim": 8},
     "nystromformer": {**_COMMON, "segment_means_seq_len": 64, "num_landmarks": 64},
@@ -141,6 +141,7 @@ def make(model_type: str, folder: Path, task: str = "feature-extraction", *, see
     `changes` go into the configuration. Raises KeyError where transformers has no such head for the family.
     """
     import transformers
+
     from bertx.model.tasks import task_named
 
     config = transformers.CONFIG_MAPPING[model_type](**{**FAMILIES[model_type], **changes})
@@ -196,9 +197,7 @@ def write_tokenizer(folder: Path, *, padding: int = 0) -> None:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
-    )
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.add_special_tokens(special)
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {f"{name.strip('[]').lower()}_token": name for name in special}

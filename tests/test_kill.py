@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ran
 
 from bertx.bundle import verify_files
 from bertx.manifest import read
+from conftest import Ran
 
 #: exporter -> the options with which it rebuilds its artifact otherwise than before
 EXPORTERS = {

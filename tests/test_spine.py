@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ran
 from safetensors.numpy import load_file, save_file
+
+from conftest import Ran
 
 LAYER = "encoder.layer.3"
 MATRIX = f"{LAYER}.intermediate.dense.weight"

@@ -98,6 +98,7 @@ def export(
         for leaf, each in leaves:
             path = leaf.file_name(each)
             progress(f"writing {path}")
+            staged.remove(f"{path}_data")  # what an earlier artifact of this name kept beside its graph
             with bundle.disk_errors():
                 written = leaf.write(source, chosen, each, staged.path(path))
             entries.append(_entry(path, leaf.name, chosen, written))

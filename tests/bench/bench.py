@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # noqa: TID253 - a program of its own
+import psutil
 
 #: what is measured against: the shortest program of each kind
 BARE_CLICK = """

@@ -180,14 +180,14 @@ def test_nothing_about_this_machine_is_told(hub: HubServer, options: HubOptions,
     assert all(agent.startswith("bertx/") and " " not in agent for agent in hub.user_agents)
 
 
-def test_nothing_is_printed(
-    hub: HubServer, options: HubOptions, commit: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    hub.fault("cut", f"*/{WEIGHTS}", method="GET", times=1)
-    snapshot(REPO, None, options)
-    hub.fault("status", status=503)
-    refusal(options, "E_NETWORK")
-    assert capfd.readouterr() == ("", "")
+@pytest.mark.parametrize("progress", [False, True])
+def test_nothing_but_progress_is_printed(hub: HubServer, commit: str, tmp_path: Path, progress: bool) -> None:
+    hub.fault("cut", f"*/{WEIGHTS}", method="GET", times=1)  # the library warns of it
+    own = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path), "TQDM_POSITION": "-1"}  # bars, as on a terminal
+    run = python(f"snapshot({REPO!r}, None, HubOptions(progress={progress}))", **own)
+    assert (run.returncode, run.stdout, f"{WEIGHTS}: 100%" in run.stderr) == (0, "", progress)
+    assert progress or run.stderr == ""
+    assert "Error" not in run.stderr
 
 
 def test_a_broken_download_is_resumed(hub: HubServer, options: HubOptions, tmp_path: Path) -> None:
@@ -439,15 +439,7 @@ def test_importing_the_room_imports_no_client() -> None:
 
 # The choice of files, on listings as the Hub has them
 
-BERT = [
-    "LICENSE",
-    "README.md",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "model.safetensors",
-]
+BERT = "LICENSE README.md config.json tokenizer.json tokenizer_config.json vocab.txt model.safetensors"
 BERT_ELSE = ".gitattributes coreml/model.mlpackage/Manifest.json flax_model.msgpack model.onnx pytorch_model.bin"
 SENTENCE = "1_Pooling/config.json 2_Dense/config.json 2_Dense/model.safetensors 3_Normalize/config.json README.md"
 SENTENCE += " config.json config_sentence_transformers.json data_config.json modules.json sentence_bert_config.json"
@@ -459,7 +451,7 @@ XLMR = ["config.json", "sentencepiece.bpe.model", "tokenizer.json", "pytorch_mod
 @pytest.mark.parametrize(
     ("kept", "left"),
     [
-        (BERT, [*BERT_ELSE.split(), "rust_model.ot", "tf_model.h5"]),
+        (BERT.split(), [*BERT_ELSE.split(), "rust_model.ot", "tf_model.h5"]),
         (SENTENCE.split(), [*SENTENCE_ELSE.split(), "openvino/openvino_model.xml", "rust_model.ot", "train_script.py"]),
         (XLMR, ["tf_model.h5", "training_args.bin", "optimizer.bin", "checkpoint-500/model.safetensors"]),
         (["config.json", WEIGHTS], [*SHARDS, "pytorch_model.bin"]),

@@ -117,4 +117,11 @@ def places(folder: Path, written: Sequence[str]) -> list[str]:
     """Paths of what was written, relative to the current folder where they lie in it."""
     here = Path.cwd()
     shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return [f"{shown / path}  {(folder / path).stat().st_size / 2**20:.1f} MiB" for path in written]
+    sizes = {path: _size(folder / path) for path in written}
+    return [f"{shown / path}  {size / 2**20:.1f} MiB" for path, size in sizes.items()]
+
+
+def _size(path: Path) -> int:
+    """Bytes of an artifact, what lies beside its graph included."""
+    beside = path.with_name(f"{path.name}_data")
+    return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

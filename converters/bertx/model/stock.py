@@ -6,6 +6,7 @@ cancel out in a comparison.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,21 @@ def run_stock(
 
     with torch.inference_mode():
         result = loaded.model(**inputs, output_hidden_states=True, return_dict=True)
-    return named_outputs(result, loaded.pooler), tuple(result.hidden_states or ())
+    return named_outputs(result, loaded.pooler), tuple(result.get("hidden_states") or ())
 
 
 def named_outputs(result: Any, pooler: bool) -> dict[str, torch.Tensor]:
-    """The named tensors of a transformers output object; a pooler without weights is left out."""
+    """The named tensors of a transformers output object; a pooler without weights is left out.
+
+    Hidden states are stacked where they have one shape; a family that shortens the sequence has no stack.
+    """
     import torch
 
     names = ["last_hidden_state", "logits", "start_logits", "end_logits"] + (["pooler_output"] if pooler else [])
     found = {name: result[name] for name in names if isinstance(result.get(name), torch.Tensor)}
     if "start_logits" in found:
         found["logits"] = torch.stack((found["start_logits"], found["end_logits"]), dim=-1)
-    if result.hidden_states:
-        found[HIDDEN_STATES] = torch.stack(tuple(result.hidden_states))
+    # Asked of stack itself: shapes are symbols while a model is captured, and comparing them would fix their size.
+    with contextlib.suppress(RuntimeError):
+        found[HIDDEN_STATES] = torch.stack(tuple(result.get("hidden_states") or ()))
     return found

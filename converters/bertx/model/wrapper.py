@@ -1,13 +1,11 @@
 """The tensor-only wrapper: one module that serves every encoder, and what a trace of it may rely on.
 
 It builds the four-dimensional additive mask and the position ids with tensor operations only, so that a trace holds
-no device, no dtype and no branch that depended on the sample. Whether a family takes them is asked of the model
-itself: the wrapper is tried with and without on a padded sample, and what changes the answer is left to the model.
+no device, no dtype and no branch that depended on the sample; `probe` tells which of them a family takes.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ import bertx.model.loading as loading
 from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, escape
 from bertx.model.modules import build_pooling, read_pooling
+from bertx.model.probe import explicit_arguments, sample, tensor_arguments
 from bertx.model.stock import named_outputs
 from bertx.model.tasks import HIDDEN_STATES, Task
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, symbolic
@@ -55,8 +54,12 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
     loaded = loading.load(checkpoint, task, dtype=dtype, attention="sdpa" if fused else "eager")
     names = input_names(checkpoint)
     pooling = build_pooling(read_pooling(checkpoint.folder)) if task.name == "sentence-similarity" else None
-    first, second = (_sample(shape, names) for shape in (_FIRST, _SECOND))
-    explicit = _explicit_arguments(loaded, first)
+    if loaded.model.config.is_encoder_decoder:
+        raise InputRefused(
+            "E_TASK_UNSUPPORTED", f"{escape(loaded.head)} has a decoder", "bertx exports encoders; export its encoder"
+        )
+    explicit = explicit_arguments(loaded, names)
+    first, second = (sample(shape, names, loaded.model) for shape in (_FIRST, _SECOND))
 
     class TensorOnly(torch.nn.Module):
         def __init__(self) -> None:
@@ -68,13 +71,13 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
             arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
             if token_type_ids is not None:
                 arguments["token_type_ids"] = token_type_ids
-            arguments |= _tensor_arguments(self.model, arguments, explicit)
+            arguments |= tensor_arguments(self.model, arguments, explicit)
             result = self.model(**arguments, output_hidden_states=True, return_dict=True)
             found = named_outputs(result, loaded.pooler)
             if self.pooling is not None:
                 found["sentence_embedding"] = self.pooling(found["last_hidden_state"], attention_mask)
-            for k, state in enumerate(result.hidden_states or ()):
-                found[f"{HIDDEN_STATES}.{k}"] = state
+            if HIDDEN_STATES in found:
+                found |= {f"{HIDDEN_STATES}.{k}": state for k, state in enumerate(result.hidden_states)}
             return found
 
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
@@ -119,59 +122,3 @@ def default_outputs(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
     """The ONNX outputs of a task for this checkpoint: pooler_output only where its weights exist."""
     pooler = any(".pooler." in f".{name}" for name in checkpoint.weights)
     return tuple(name for name in task.outputs if name != "pooler_output" or pooler)
-
-
-def _sample(shape: tuple[int, int], names: tuple[str, ...]) -> dict[str, Any]:
-    """A batch whose first row is padded on the right and whose last is full; ids avoid the special tokens' range."""
-    import torch
-
-    ids = torch.arange(shape[0] * shape[1]).reshape(shape) % 13 + 5
-    mask = torch.ones(shape, dtype=torch.int64)
-    mask[0, -2:] = 0
-    values = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "token_type_ids": torch.zeros(shape, dtype=torch.int64),
-    }
-    return {name: values[name] for name in names}
-
-
-def _tensor_arguments(model: Any, arguments: dict[str, Any], explicit: tuple[str, ...]) -> dict[str, Any]:
-    """The mask and positions that the wrapper builds itself, of those in `explicit`."""
-    import torch
-
-    made: dict[str, Any] = {}
-    if "attention_mask" in explicit:
-        keep = arguments["attention_mask"][:, None, None, :].type_as(model.get_input_embeddings().weight)
-        # log(0) is −inf, which nan_to_num turns into the lowest number of whatever dtype the file is moved to.
-        made["attention_mask"] = torch.nan_to_num(torch.log(keep))
-    if "position_ids" in explicit:
-        made["position_ids"] = torch.cumsum(torch.ones_like(arguments["input_ids"]), dim=1) - 1
-    return made
-
-
-def _explicit_arguments(loaded: loading.Loaded, sample: dict[str, Any]) -> tuple[str, ...]:
-    """Which of attention_mask and position_ids the wrapper may build: those that leave the model's answer as it is."""
-    import torch
-
-    accepted = inspect.signature(loaded.model.forward).parameters
-    keep = sample["attention_mask"].bool()
-
-    def answer(explicit: tuple[str, ...]) -> Any:
-        arguments = sample | _tensor_arguments(loaded.model, sample, explicit)
-        with torch.inference_mode():
-            state = loaded.model(**arguments, output_hidden_states=True, return_dict=True).hidden_states[-1]
-        return state[keep].float()
-
-    plain = answer(())
-    chosen: tuple[str, ...] = ()
-    for name in ("attention_mask", "position_ids"):
-        if name not in accepted:
-            continue
-        try:
-            made = answer((*chosen, name))
-        except (RuntimeError, ValueError, IndexError):
-            continue
-        if made.shape == plain.shape and bool((made - plain).abs().max() <= 1e-2 * plain.abs().max()):
-            chosen = (*chosen, name)
-    return chosen

@@ -62,7 +62,7 @@ def cause(
 
 
 def _pattern(traits: Mapping[str, frozenset[str]], bad: set[str]) -> str | None:
-    """Which class of cases is wrong while the others are right."""
+    """Which class of cases is wrong, each of them, while all others are right."""
 
     def named(*wanted: str) -> set[str]:
         return {case for case, found in traits.items() if found & set(wanted)}
@@ -72,14 +72,14 @@ def _pattern(traits: Mapping[str, frozenset[str]], bad: set[str]) -> str | None:
     if not bad or not unpadded:
         return None
     listed = ", ".join(sorted(bad))
-    if bad <= named("left", "holes") and right_only:
+    if bad == named("left", "holes") and right_only:
         return (
             "attention_mask: wrong only on rows that are padded on the left or have holes, "
             f"so the mask was reduced to a length ({listed})"
         )
-    if bad <= named("right", "left", "holes"):
+    if bad == named("right", "left", "holes"):
         return f"attention_mask: right without padding and wrong with it, so the mask is ignored or altered ({listed})"
-    if bad <= named("segments"):
+    if bad == named("segments"):
         return f"token_type_ids: wrong only where segments differ, so they are ignored or fixed ({listed})"
     if bad == {"longest"}:
         return "positions: wrong only at the longest sequence"

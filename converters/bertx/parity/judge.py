@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import BertxError, LocalProblem
+from bertx.model.tasks import HIDDEN_STATES
 from bertx.parity import diagnosis
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row, compare, failed, judged_positions, pool
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-TAP = "hidden_states."
+STACKED = HIDDEN_STATES
+TAP = f"{HIDDEN_STATES}."
 
 
 @dataclass(frozen=True)
@@ -113,19 +115,36 @@ def _told(made: Tensors, device: str, runtime: Runtime | Foreign) -> dict[str, A
 
 def _judged(result: Result, subject: Subject, made: Tensors, bench: Bench) -> Result:
     specs = bench.specs
+    made = _unstacked(made)
+    states = sorted((name for name in specs if name.startswith(TAP)), key=_index)
+    required = [n for name in subject.outputs for n in (states if name == STACKED else [name])]
     offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
-    named = tuple(dict.fromkeys((*subject.outputs, *(n for n in offered if n in specs and not n.startswith(TAP)))))
+    named = tuple(dict.fromkeys((*required, *(n for n in offered if n in specs and not n.startswith(TAP)))))
     outputs = tuple(_row(name, subject, made, bench, specs) for name in named)
-    tapped = sorted((n for n in offered if n.startswith(TAP) and n in specs and n not in named), key=_index)
+    tapped = [name for name in states if name in offered and name not in named]
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
         return _with(result, {}, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
     if all(row.passed for row in (*outputs, *taps)):
         return _with(result, {}, verdict="pass", outputs=outputs, taps=taps)
-    layer = diagnosis.first_bad_layer(taps, bench.weights)
+    layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: _index(row.name))
+    layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
     cause = diagnosis.cause(outputs, taps, traits, layer)
     return _with(result, {}, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
+
+
+def _unstacked(made: Tensors) -> Tensors:
+    """An output of all layer boundaries, (layers + 1, batch, sequence, hidden), as one array each."""
+    if STACKED not in made.dtypes:
+        return made
+    arrays = {case: dict(outputs) for case, outputs in made.arrays.items()}
+    dtypes = dict(made.dtypes)
+    for outputs in arrays.values():
+        for k, state in enumerate(outputs.pop(STACKED, ())):
+            outputs[f"{TAP}{k}"] = state
+            dtypes[f"{TAP}{k}"] = made.dtypes[STACKED]
+    return Tensors(arrays, dtypes, made.metadata)
 
 
 def _index(tap: str) -> int:
