@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a run of the program ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+from program import ROOT, Ran, package_folder
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +39,6 @@ def bertx(environment: dict[str, str]) -> Callable[..., Ran]:
         return Ran(ended.returncode, ended.stdout, ended.stderr)
 
     return run
-
-
-def package_folder(package: str, folder: str) -> Path:
-    """A folder inside an installed package, found without importing it; skips the test where it is not installed."""
-    found = importlib.util.find_spec(package)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (Path(place) / folder).is_dir():
-            return Path(place) / folder
-    pytest.skip(f"the package {package} is not installed: pip install 'bertx[dev]'")
 
 
 @pytest.fixture(scope="session")

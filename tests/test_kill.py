@@ -14,7 +14,7 @@ import pytest
 
 from bertx.bundle import verify_files
 from bertx.manifest import read
-from conftest import Ran
+from program import Ran
 
 #: exporter -> the options with which it rebuilds its artifact otherwise than before
 EXPORTERS = {

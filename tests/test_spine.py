@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import Ran
+from program import Ran
 
 LAYER = "encoder.layer.3"
 MATRIX = f"{LAYER}.intermediate.dense.weight"

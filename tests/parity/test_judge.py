@@ -21,7 +21,7 @@ from bertx.parity.report import Result
 from bertx.parity.verify import VerifyOptions, make_bench
 from bertx.runtimes import foreign
 from bertx.runtimes.process import Limits
-from conftest import ROOT, Ran
+from program import ROOT, Ran
 
 Judge = Callable[..., Result]
 

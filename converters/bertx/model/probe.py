@@ -1,9 +1,9 @@
 """What a stock model takes: asked of the model itself by running it, so that no family needs a line of code here.
 
-The wrapper builds the four-dimensional additive mask and the position ids with tensor operations only. Whether a
-family means the same by them is found by running it with and without, on a sample that is padded on the left, has
-holes and a padding id among its tokens, and reaches beyond every attention window. What changes any answer, or is not
-taken, is left to the model.
+The wrapper builds the four-dimensional additive mask, the position ids and, where there is one segment only, the
+segment ids with tensor operations only. Whether a family means the same by them is found by running it with and
+without, on a sample that is padded on the left, has holes and a padding id among its tokens, and reaches beyond every
+attention window. What changes any answer, or is not taken, is left to the model.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from bertx.errors import InputRefused, escape
 from bertx.model.loading import Loaded
 from bertx.model.stock import named_outputs
 
-#: what the wrapper can build itself, in the order in which it is tried
-_BUILT = ("attention_mask", "position_ids")
+#: what the wrapper can build itself, in the order in which it is tried; segments only where they are no input
+_BUILT = ("attention_mask", "position_ids", "token_type_ids")
 #: keys of a configuration that say how far a token sees
 _WINDOWS = re.compile(r"window|local_attention")
 
@@ -44,7 +44,7 @@ def sample(shape: tuple[int, int], names: tuple[str, ...], model: Any) -> dict[s
 
 
 def tensor_arguments(model: Any, arguments: Mapping[str, Any], explicit: tuple[str, ...]) -> dict[str, Any]:
-    """The mask and positions that the wrapper builds itself, of those in `explicit`."""
+    """The mask, positions and segments that the wrapper builds itself, of those in `explicit`."""
     import torch
 
     made: dict[str, Any] = {}
@@ -54,11 +54,13 @@ def tensor_arguments(model: Any, arguments: Mapping[str, Any], explicit: tuple[s
         made["attention_mask"] = torch.nan_to_num(torch.log(keep))
     if "position_ids" in explicit:
         made["position_ids"] = torch.cumsum(torch.ones_like(arguments["input_ids"]), dim=1) - 1
+    if "token_type_ids" in explicit:
+        made["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
     return made
 
 
 def explicit_arguments(loaded: Loaded, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of attention_mask and position_ids the wrapper may build: those that leave every answer as it is.
+    """Which arguments the wrapper may build: those that leave every answer as it is.
 
     Raises InputRefused(E_EXPORT) where the model does not run on `names` alone, one token included, or is another model afterwards.
     """
@@ -83,8 +85,9 @@ def explicit_arguments(loaded: Loaded, names: tuple[str, ...]) -> tuple[str, ...
             "choose a configuration that is the same for every input",
         )
     chosen: tuple[str, ...] = ()
+    taken = inspect.signature(loaded.model.forward).parameters
     for name in _BUILT:
-        if name in inspect.signature(loaded.model.forward).parameters:
+        if name in taken and (name not in names or name == "attention_mask"):
             try:
                 made = _answers(loaded, batch, (*chosen, name))
             except Exception:  # noqa: BLE001 - whatever a family raises, it does not take this argument

@@ -1,0 +1,36 @@
+"""What tests say of the program under test: how a run of it ended, and where real models lie."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: the repository
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run of the program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def package_folder(package: str, folder: str) -> Path:
+    """A folder inside an installed package, found without importing it; skips the test where it is not installed."""
+    found = importlib.util.find_spec(package)
+    for place in (found.submodule_search_locations or ()) if found else ():
+        if (Path(place) / folder).is_dir():
+            return Path(place) / folder
+    pytest.skip(f"the package {package} is not installed: pip install 'bertx[dev]'")

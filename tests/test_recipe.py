@@ -1,0 +1,116 @@
+"""Recipes: what they ask for is done, and what is not understood is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from bertx.errors import BertxError
+from bertx.recipe import read
+from program import ROOT, Ran
+
+SCHEMA = json.loads((ROOT / "docs" / "schemas" / "recipe.schema.json").read_text("utf-8"))
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_recipe_is_read_and_fits_the_schema(path: Path) -> None:
+    Draft202012Validator(SCHEMA).validate(tomllib.loads(path.read_text("utf-8")))
+    assert read(path).artifacts
+
+
+def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
+    text = """
+    checkpoint = "org/name"
+    revision = "v1"
+    task = "fill-mask"
+    output = "out"
+    artifacts = ["safetensors", {format = "onnx", dtype = "float16", opset = 20, output_name = ["logits"]}]
+    runtimes = ["eager"]
+    device = "cpu"
+    cases = "full"
+    limit = 2
+    timeout = 5
+    [[runner]]
+    name = "mine"
+    command = "./check --fast"
+    formats = ["onnx"]
+    """
+    Draft202012Validator(SCHEMA).validate(tomllib.loads(text))
+    recipe = read(written(tmp_path, text))
+    assert (recipe.checkpoint, recipe.revision, recipe.task, recipe.output) == (
+        "org/name",
+        "v1",
+        "fill-mask",
+        Path("out"),
+    )
+    (first, _), (second, options) = recipe.artifacts
+    assert (first, second, options.dtype, options.opset) == ("safetensors", "onnx", "float16", 20)
+    assert options.output_names == ("logits",)
+    verify = recipe.verify
+    assert (verify.runtimes, verify.device, verify.cases, verify.limit, verify.timeout) == (
+        ("eager",),
+        "cpu",
+        "full",
+        2,
+        5,
+    )
+    assert (verify.runners[0].name, verify.runners[0].program) == ("mine", ("./check", "--fast"))
+    assert verify.runners[0].reads == {"onnx"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("checkpoint = 'a'", "has no artifacts"),
+        ("artifacts = ['onnx']", "has no checkpoint"),
+        ("checkpoint = 'a'\nartifacts = []", "artifacts is empty"),
+        ("checkpoint = 'a'\nartifacts = ['onyx']", "unknown format onyx"),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\nruntime = ['eager']", "unknown key runtime"),
+        ("checkpoint = 'a'\nartifacts = 'onnx'", "artifacts has the wrong type"),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\nlimit = true", "limit has the wrong type"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'onnx', opsett = 1}]", "unknown key opsett"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'onnx', dtype = 'int8'}]", "unknown dtype int8"),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\n[[runner]]\nname = 'x'", "a runner is a table with a command"),
+        ("checkpoint = {package = 'os', folder = '../etc'}\nartifacts = ['onnx']", "a folder inside it"),
+        ("checkpoint = {package = 'no_such_package', folder = 'm'}\nartifacts = ['onnx']", "no installed package"),
+        ("checkpoint = ", "is no TOML"),
+    ],
+)
+def test_what_is_not_understood_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(BertxError, match=told) as raised:
+        read(written(tmp_path, text))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recipe_does_the_whole_job_and_writes_junit(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:
+    out = json.dumps(str(tmp_path / "out"))
+    text = f"checkpoint = {json.dumps(str(tiny))}\noutput = {out}\nartifacts = ['safetensors', 'torchscript']\n"
+    ran = bertx("run", written(tmp_path, text), "--junit", tmp_path / "parity.xml", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json["runs"][0]["report"]["verdict"] == "pass"
+    suite = ElementTree.parse(tmp_path / "parity.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "0")
+    assert (tmp_path / "out" / "bertx.json").is_file()
+
+
+def test_a_recipe_whose_artifact_fails_publishes_nothing(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:
+    out = json.dumps(str(tmp_path / "out"))
+    text = f"checkpoint = {json.dumps(str(tiny))}\noutput = {out}\nartifacts = ['torchscript']\nlimit = 1e-6\n"
+    ran = bertx("run", written(tmp_path, text), "--junit", tmp_path / "parity.xml", "--json")
+    assert ran.code == 1
+    assert ran.json["runs"][0]["bundle"] is None
+    assert ran.json["runs"][0]["report"]["limit"] == 1e-6
+    assert not (tmp_path / "out").exists()
+    assert ElementTree.parse(tmp_path / "parity.xml").getroot().get("failures") == "1"
