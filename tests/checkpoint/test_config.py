@@ -212,6 +212,17 @@ def test_a_config_in_the_hub_cache_may_be_a_link_to_its_blob(tmp_path: Path) -> 
     assert read_config(snapshot).values == BERT
 
 
+def test_a_blob_may_be_a_link_into_the_store_that_all_repositories_share(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / "c0ffee"
+    for folder in (snapshot, repository / "blobs", tmp_path / "blobs" / "be"):
+        folder.mkdir(parents=True)
+    (tmp_path / "blobs" / "be" / "beef").write_text(json.dumps(BERT))
+    (repository / "blobs" / "f00d").symlink_to("../../blobs/be/beef")
+    (snapshot / "config.json").symlink_to("../../blobs/f00d")
+    assert read_config(snapshot).values == BERT
+
+
 @pytest.mark.parametrize("place", ["outside", "models--org--name/blobs-other", "models--b--c/blobs"])
 def test_a_config_that_is_a_link_out_of_its_repository_is_refused(tmp_path: Path, place: str) -> None:
     snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abc"

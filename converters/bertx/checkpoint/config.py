@@ -105,7 +105,7 @@ def locate(folder: Path, name: str, code: str) -> Path | None:
     """`folder / name` where that is a file of the checkpoint; None where there is nothing of that name.
 
     A link may lead to another file of the folder, or from a snapshot of the Hub cache to the blobs of the
-    same repository. Raises InputRefused(code) for every other link and for what is no regular file.
+    same repository or of the whole cache. Raises InputRefused(code) for every other link and for what is no regular file.
     """
     path = folder / name
     if not path.is_symlink() and not path.exists():
@@ -209,7 +209,8 @@ def _homes(folder: Path) -> list[Path]:
     for snapshot in (folder, *folder.parents):
         repository = snapshot.parent.parent
         if snapshot.parent.name == "snapshots" and repository.name.startswith("models--"):
-            return [folder, repository / "blobs"]
+            # With Xet, a repository's blobs are links into a store that all repositories of the cache share.
+            return [folder, repository / "blobs", repository.parent / "blobs"]
     return [folder]
 
 
