@@ -86,7 +86,7 @@ def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Benc
                 reason="unreadable outputs",
                 cause=f"the runner's outputs cannot be read: {error}",
             )
-        return _judged(_with(blank, facts, **_told(made, device, runtime)), subject, made, bench)
+        return judge_outputs(_with(blank, facts, **_told(made, device, runtime)), subject, made, bench)
 
 
 def _with(result: Result, facts: Mapping[str, Any], **more: Any) -> Result:
@@ -113,7 +113,8 @@ def _told(made: Tensors, device: str, runtime: Runtime | Foreign) -> dict[str, A
     }
 
 
-def _judged(result: Result, subject: Subject, made: Tensors, bench: Bench) -> Result:
+def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench) -> Result:
+    """`result` with its verdict and evidence, from what a runner computed on the bench's cases."""
     specs = bench.specs
     made = _unstacked(made)
     states = sorted((name for name in specs if name.startswith(TAP)), key=_index)

@@ -119,7 +119,7 @@ def make_bench(
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         path = Path(folder) / "cases.safetensors"
         write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
-        reference = references.compute(checkpoint, path, dtype, where, options.limits())
+        reference = references.compute(checkpoint, path, dtype, where, options.limits(), options.cache)
     return Bench(made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights))
 
 
