@@ -39,7 +39,8 @@ def report_table(report: Report) -> str:
     columns = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
     rows = [_cells(result) for result in report.results]
     text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
-    text += [f"{r.artifact} in {r.runtime}: {r.cause or r.reason}" for r in report.results if r.verdict != "pass" and r.asked is not None]
+    told = [result for result in report.results if result.verdict != "pass" and result.asked is not None]
+    text += [f"{result.artifact} in {result.runtime}: {result.cause or result.reason}" for result in told]
     limits = next((row for r in report.results for row in r.outputs), None)
     if limits is not None and report.cases.get("set") != "bytes":
         text.append(
