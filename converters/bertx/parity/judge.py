@@ -14,6 +14,7 @@ from bertx.model.tasks import HIDDEN_STATES
 from bertx.parity import diagnosis
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row, compare, failed, judged_positions, pool
+from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
 from bertx.parity.report import Result
 from bertx.runtimes import Foreign, Job, Runtime, process
@@ -43,7 +44,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a subject is judged against: cases, their reference, the factor on limits, what a runner may use."""
+    """What a subject is judged against: cases, their reference, the factor on limits, what a runner may use.
+
+    `weights` are the names of the checkpoint's tensors, `outputs` those that the task gives.
+    """
 
     cases: Sequence[Case]
     reference: Reference
@@ -52,6 +56,7 @@ class Bench:
     factor: float
     limits: process.Limits
     weights: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
@@ -117,6 +122,10 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     """`result` with its verdict and evidence, from what a runner computed on the bench's cases."""
     specs = bench.specs
     made = _unstacked(made)
+    if not subject.outputs and not set(made.dtypes) & set(specs):
+        names = match(made, bench.reference.exact, bench.outputs)
+        made = renamed(made, names)
+        result = replace(result, matched=names)
     states = sorted((name for name in specs if name.startswith(TAP)), key=_index)
     required = [n for name in subject.outputs for n in (states if name == STACKED else [name])]
     offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)

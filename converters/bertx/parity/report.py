@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bertx.errors import BertxError, NotCompared, ParityFailed
@@ -32,6 +32,8 @@ class Result:
     seconds: float = 0.0
     peak_rss_bytes: int = 0
     reason: str | None = None
+    #: {the reference's output: the file's}, where outputs were not matched by name
+    matched: Mapping[str, str] = field(default_factory=dict)
     #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
     asked: bool | None = False
 
@@ -45,7 +47,7 @@ class Result:
             "provider": self.provider,
             "device": self.device,
             "verdict": self.verdict,
-            "outputs": [_output(row) for row in self.outputs],
+            "outputs": [_output(row, self.matched.get(row.name)) for row in self.outputs],
             "taps": [
                 {"name": row.name, "rms_ratio": _number(row.rms_ratio), "max_ratio": _number(row.max_ratio)}
                 for row in self.taps
@@ -112,7 +114,7 @@ def _number(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _output(row: Row) -> dict[str, Any]:
+def _output(row: Row, theirs: str | None) -> dict[str, Any]:
     compared = sum(case.count for case in row.cases)
     worst = max(row.cases, key=lambda case: _finite_first(case.max_error), default=None)
     norms = sum(case.norms for case in row.cases)
@@ -132,6 +134,7 @@ def _output(row: Row) -> dict[str, Any]:
         "cosine": round(sum(c.dot for c in row.cases) / norms, 9) if norms and math.isfinite(norms) else None,
         "worst": {"case": worst.case, "index": list(worst.worst)} if worst else None,
         "problem": row.problem,
+        "matched": theirs,
     }
 
 

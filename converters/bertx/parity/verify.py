@@ -17,7 +17,7 @@ import bertx.bundle as bundle
 from bertx.checkpoint import Checkpoint
 from bertx.errors import LocalProblem
 from bertx.model.tasks import Task
-from bertx.model.wrapper import input_names
+from bertx.model.wrapper import default_outputs, input_names
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
 from bertx.parity.judge import Bench, Subject, judge
@@ -120,16 +120,18 @@ def make_bench(
         path = Path(folder) / "cases.safetensors"
         write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
         reference = references.compute(checkpoint, path, dtype, where, options.limits(), options.cache)
-    return Bench(made, reference, signature, task.name, options.limit, options.limits(), tuple(checkpoint.weights))
+    outputs = default_outputs(checkpoint, task)
+    weights = tuple(checkpoint.weights)
+    return Bench(made, reference, signature, task.name, options.limit, options.limits(), weights, outputs)
 
 
 def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The inputs that the subject takes, by our names: its own where they are known, else the checkpoint's order."""
+    """The inputs that the subject takes, by our names: by its own where they are known, else by position."""
     ours = input_names(checkpoint)
     if subject.signature is None:
         return ours
     theirs = {spec.name for spec in subject.signature.inputs}
-    return tuple(name for name in ours if name in theirs) if theirs <= set(ours) and theirs else ours
+    return tuple(name for name in ours if name in theirs) if theirs <= set(ours) else ours[: len(theirs)]
 
 
 def trusted(subject: Subject, options: VerifyOptions) -> bool:

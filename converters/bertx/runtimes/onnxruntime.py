@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bertx.runtimes.protocol import Array
 
 
+#: integer types that inputs of foreign files have, as numpy names them
+_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+
+
 class OnnxRuntime(Runtime):
     name = "onnxruntime"
     reads = frozenset({"onnx"})
@@ -39,10 +43,11 @@ class OnnxRuntimeProgram(Program):
         self.session = _session(str(artifact), device, artifact.parent)
         self.names = [output.name for output in self.session.get_outputs()]
         self.inputs = _bind(self.session, json.loads(metadata["inputs"]))
+        self.kinds = {value.name: _INTEGERS[value.type] for value in self.session.get_inputs()}
         self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
-        fed = {theirs: inputs[ours] for theirs, ours in self.inputs.items()}
+        fed = {theirs: inputs[ours].astype(self.kinds[theirs]) for theirs, ours in self.inputs.items()}
         outputs = dict(zip(self.names, self.session.run(None, fed), strict=True))
         tensors = sorted(set(self.taps.values()))
         values = dict(zip(tensors, self.tapped.run(tensors, fed), strict=True)) if tensors else {}

@@ -1,0 +1,51 @@
+"""Outputs of somebody else's file under other names: which of the reference's outputs each of them is.
+
+By name where one is known; else, for each output of the task, the one of equal shape in every case that is nearest.
+What is left over is an extra output, which is fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bertx.runtimes.protocol import Tensors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
+
+
+def match(made: Tensors, exact: Tensors, wanted: Sequence[str]) -> dict[str, str]:
+    """{the reference's name: the file's}, for those of `wanted` that some output of the file can be."""
+    theirs = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
+    found: dict[str, str] = {}
+    for ours in wanted:
+        distances = {
+            name: _distance(made.arrays, name, exact.arrays, ours) for name in theirs if name not in found.values()
+        }
+        near = {name: value for name, value in distances.items() if value is not None}
+        if near:
+            found[ours] = min(near, key=lambda name: near[name])
+    return found
+
+
+def renamed(made: Tensors, names: Mapping[str, str]) -> Tensors:
+    """The same tensors under the reference's names; `names` is what `match` gave."""
+    ours = {theirs: name for name, theirs in names.items()}
+    arrays = {case: {ours.get(n, n): array for n, array in outputs.items()} for case, outputs in made.arrays.items()}
+    return Tensors(arrays, {ours.get(n, n): dtype for n, dtype in made.dtypes.items()}, made.metadata)
+
+
+def _distance(made: Arrays, theirs: str, exact: Arrays, ours: str) -> float | None:
+    """The mean absolute difference over all cases, infinite where it is no number; None where shapes differ."""
+    import numpy as np
+
+    total = 0.0
+    for case, outputs in exact.items():
+        value = made.get(case, {}).get(theirs)
+        if value is None or ours not in outputs or value.shape != outputs[ours].shape:
+            return None
+        total += float(np.mean(np.abs(value.astype(np.float64) - outputs[ours])))
+    return total if np.isfinite(total) else float("inf")
