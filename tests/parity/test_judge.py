@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bertx.checkpoint import open_folder
@@ -121,3 +126,20 @@ def test_a_limit_factor_scales_both_limits_and_is_recorded(run: Judge, bench: Be
 
 def test_no_exclusion_of_a_case_goes_unnoticed(run: Judge, bench: Bench) -> None:
     assert {c.case for c in run("none").outputs[0].cases} == {case.name for case in bench.cases}
+
+
+def test_a_verification_that_is_interrupted_ends_its_runners(tiny_bundle: Path, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    runner = tmp_path / "runner.py"
+    runner.write_text(f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n")
+    command = [sys.executable, "-m", "bertx", "verify", str(tiny_bundle), "--runner", f"{sys.executable} {runner}"]
+    environment = {**os.environ, "BERTX_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (note.exists() and note.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    left = int(note.read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE

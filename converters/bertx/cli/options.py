@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,26 +64,24 @@ def fetching(revision: str | None, offline: bool) -> FetchOptions:
 
 @dataclass
 class Phases:
-    """Tells what is being done: each phase with its seconds under -v, a single rewritten line on a terminal."""
+    """Tells what is being done: a line each, with the seconds since the start, under -v; one rewritten line on a
+    terminal; nothing where standard error is no terminal."""
 
     verbose: bool = False
     quiet: bool = False
-    started: float = 0.0
-    current: str | None = None
+    started: float = field(default_factory=time.monotonic)
 
     def __call__(self, line: str) -> None:
-        self.close()
-        self.current, self.started = line, time.monotonic()
-        if not self.verbose and not self.quiet and sys.stderr.isatty():
+        if self.verbose:
+            sys.stderr.write(f"bertx: {time.monotonic() - self.started:6.2f} s  {escape(line)}\n")
+        elif self._rewrites():
             sys.stderr.write(f"\r\x1b[2K{escape(line, 100)} …")
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Ends the current phase."""
-        if self.current is None:
-            return
-        if self.verbose:
-            sys.stderr.write(f"bertx: {time.monotonic() - self.started:6.2f} s  {escape(self.current)}\n")
-        elif not self.quiet and sys.stderr.isatty():
+        """Clears the terminal's line."""
+        if self._rewrites():
             sys.stderr.write("\r\x1b[2K")
-        self.current = None
+
+    def _rewrites(self) -> bool:
+        return not (self.verbose or self.quiet) and sys.stderr.isatty()

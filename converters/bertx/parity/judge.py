@@ -70,40 +70,57 @@ class Bench:
         }
 
 
-def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:
-    """The verdict of one artifact in one runtime. Raises LocalProblem where the device was not really used."""
-    blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
+@dataclass(frozen=True)
+class Run:
+    """What came of running one artifact on the cases: its outputs, or why there are none, and what it took."""
+
+    facts: Mapping[str, Any]
+    made: Tensors | None = None
+    reason: str | None = None
+
+
+def run_artifact(
+    subject: Subject,
+    runtime: Runtime | Foreign,
+    device: str,
+    cases: Sequence[Case],
+    inputs: Signature,
+    task: str,
+    limits: process.Limits,
+) -> Run:
+    """Runs an artifact in a runner process. Raises LocalProblem where the device was not really used."""
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         job = Job(subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device)
-        _write_cases(job.inputs, subject, bench)
-        ended = process.run(runtime.command(job), bench.limits)
+        outputs = subject.signature.outputs if subject.signature else ()
+        named = outputs or tuple(TensorSpec(name, subject.dtype, ()) for name in subject.outputs)
+        signature = Signature(inputs.inputs, named)
+        write_cases(job.inputs, {case.name: case.inputs for case in cases}, signature, task, subject.dtype)
+        ended = process.run(runtime.command(job), limits)
         facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}
         if ended.exit_code == LocalProblem.exit_code and "E_DEVICE" in (ended.reason or ""):
             raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
         if ended.reason is not None:
-            return _with(blank, facts, reason=ended.reason, cause=f"the runner failed: {ended.reason}")
+            return Run(facts, None, ended.reason)
         try:
             made = read_tensors(job.outputs)
         except (BertxError, OSError) as error:
-            return _with(
-                blank,
-                facts,
-                reason="unreadable outputs",
-                cause=f"the runner's outputs cannot be read: {error}",
-            )
-        return judge_outputs(_with(blank, facts, **_told(made, device, runtime)), subject, made, bench)
+            return Run(facts, None, f"its outputs cannot be read: {error}")
+        return Run({**facts, **_told(made, device, runtime)}, made)
 
 
-def _with(result: Result, facts: Mapping[str, Any], **more: Any) -> Result:
-    return replace(result, **{**facts, **more})
+def conclude(run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool) -> Result:
+    """The verdict on what a run computed; a run that computed nothing is a failure."""
+    blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
+    result = replace(blank, **run.facts)
+    if run.made is None:
+        return replace(result, reason=run.reason, cause=f"the runner failed: {run.reason}")
+    return judge_outputs(result, subject, run.made, bench)
 
 
-def _write_cases(path: Path, subject: Subject, bench: Bench) -> None:
-    outputs = subject.signature.outputs if subject.signature else ()
-    specs = bench.specs
-    outputs = outputs or tuple(specs[name] for name in subject.outputs)
-    signature = Signature(bench.inputs.inputs, outputs)
-    write_cases(path, {case.name: case.inputs for case in bench.cases}, signature, bench.task, subject.dtype)
+def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:
+    """The verdict of one artifact in one runtime: run, then conclude."""
+    run = run_artifact(subject, runtime, device, bench.cases, bench.inputs, bench.task, bench.limits)
+    return conclude(run, subject, runtime, bench, asked)
 
 
 def _told(made: Tensors, device: str, runtime: Runtime | Foreign) -> dict[str, Any]:
@@ -134,14 +151,14 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     tapped = [name for name in states if name in offered and name not in named]
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
-        return _with(result, {}, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
+        return replace(result, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
     if all(row.passed for row in (*outputs, *taps)):
-        return _with(result, {}, verdict="pass", outputs=outputs, taps=taps)
+        return replace(result, verdict="pass", outputs=outputs, taps=taps)
     layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: _index(row.name))
     layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
     cause = diagnosis.cause(outputs, taps, traits, layer)
-    return _with(result, {}, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
+    return replace(result, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
 
 
 def _unstacked(made: Tensors) -> Tensors:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,8 @@ from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_names
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
-from bertx.parity.judge import Bench, Subject, judge
+from bertx.parity.cases import Case
+from bertx.parity.judge import Bench, Subject, conclude, run_artifact
 from bertx.parity.report import Report, Result
 from bertx.parity.text import open_tokenizer
 from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
@@ -80,26 +83,83 @@ def verify_subjects(
 ) -> Verified:
     """Judges every subject in every chosen runtime. A crash of a runner is a verdict, not an exception."""
     where = check_options(options)
-    benches: dict[tuple[str, tuple[str, ...]], Bench] = {}
-    results: list[Result] = []
+    plan: list[_Job | Result] = []
     with _whole_folders(subjects, checkpoint) as whole:
         for subject in whole:
-            chosen = list(_runtimes(subject, options))
-            if not chosen:
-                asked = None if options.runtimes else True
-                results.append(_not_run(subject, "none", "no chosen runtime reads this format", asked))
-            for runtime, asked in chosen:
-                why = _obstacle(subject, runtime, where, options)
-                if why is not None:
-                    results.append(_not_run(subject, runtime.name, why, asked or subject.format == "torchscript"))
-                    continue
-                key = (subject.dtype, _inputs(subject, checkpoint))
-                if key not in benches:
-                    progress(f"reference in {subject.dtype}")
-                    benches[key] = make_bench(checkpoint, task, *key, where, options)
-                progress(f"{subject.name} in {runtime.name}")
-                results.append(judge(subject, runtime, where, benches[key], asked))
+            plan += _plan(subject, where, options)
+        jobs = [each for each in plan if isinstance(each, _Job)]
+        keys = dict.fromkeys((job.subject.dtype, _inputs(job.subject, checkpoint)) for job in jobs)
+        questions = {key: _questions(checkpoint, key[1], options) for key in keys}
+        progress(f"the reference and {len(jobs)} runners, at most {_workers(checkpoint)} at a time")
+        with _stoppable(options.limits(), _workers(checkpoint)) as (pool, limits):
+            asked = {
+                key: pool.submit(_reference, checkpoint, task, key[0], cases, where, limits, options.cache)
+                for key, cases in questions.items()
+            }
+            runs = {}
+            for job in jobs:
+                cases = questions[job.subject.dtype, _inputs(job.subject, checkpoint)]
+                arguments = (job.subject, job.runtime, where, cases, _signature(cases), task.name, limits)
+                runs[job] = pool.submit(run_artifact, *arguments)
+            benches = {}
+            for key, future in asked.items():
+                benches[key] = _bench(checkpoint, task, questions[key], future.result(), options)
+                progress(f"the reference in {key[0]} is there")
+            results = []
+            for each in plan:
+                if isinstance(each, _Job):
+                    bench = benches[each.subject.dtype, _inputs(each.subject, checkpoint)]
+                    each_run = runs[each].result()
+                    progress(f"{each.subject.name} in {each.runtime.name}: {each_run.facts['seconds']:.2f} s")
+                    results.append(conclude(each_run, each.subject, each.runtime, bench, each.asked))
+                else:
+                    results.append(each)
     return Verified(_report(results, benches, checkpoint, options), tuple(benches.values()))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One artifact that is run in one runtime."""
+
+    subject: Subject
+    runtime: Runtime | Foreign
+    asked: bool
+
+
+def _plan(subject: Subject, where: str, options: VerifyOptions) -> list[_Job | Result]:
+    """What is to be run for a subject, and what is not run and why."""
+    chosen = _runtimes(subject, options)
+    if not chosen:
+        asked = None if options.runtimes else True
+        return [_not_run(subject, "none", "no chosen runtime reads this format", asked)]
+    found: list[_Job | Result] = []
+    for runtime, asked in chosen:
+        why = _obstacle(subject, runtime, where, options)
+        counts = asked or subject.format == "torchscript"
+        found.append(_Job(subject, runtime, asked) if why is None else _not_run(subject, runtime.name, why, counts))
+    return found
+
+
+def _workers(checkpoint: Checkpoint) -> int:
+    """How many runners run side by side: two where there are processors and free memory for both."""
+    import psutil
+
+    weights = sum(info.nbytes for info in checkpoint.weights.values())
+    room = psutil.virtual_memory().available > 2 * (6 * weights + 2**30)
+    return 2 if room and (os.cpu_count() or 1) > 1 else 1
+
+
+@contextmanager
+def _stoppable(limits: process.Limits, workers: int) -> Iterator[tuple[ThreadPoolExecutor, process.Limits]]:
+    """A pool whose runners are ended when the block is left by an exception, an interrupt included."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool, replace(limits, stop=stop)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def make_bench(
@@ -111,18 +171,43 @@ def make_bench(
     options: VerifyOptions,
 ) -> Bench:
     """Cases for these inputs, and what eager PyTorch computes on them at `dtype` and in float64."""
+    cases = _questions(checkpoint, inputs, options)
+    reference = _reference(checkpoint, task, dtype, cases, where, options.limits(), options.cache)
+    return _bench(checkpoint, task, cases, reference, options)
+
+
+def _questions(checkpoint: Checkpoint, inputs: tuple[str, ...], options: VerifyOptions) -> tuple[Case, ...]:
     tokenizer = open_tokenizer(checkpoint.folder)
     encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
     known = probes.facts(checkpoint.config.values, encoded, tokenizer.special if tokenizer else ())
-    made = probes.build(options.cases, inputs, known, options.seed)
-    signature = Signature(tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in inputs), ())
+    return probes.build(options.cases, inputs, known, options.seed)
+
+
+def _signature(cases: Sequence[Case]) -> Signature:
+    return Signature(tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in cases[0].inputs), ())
+
+
+def _reference(
+    checkpoint: Checkpoint,
+    task: Task,
+    dtype: str,
+    cases: Sequence[Case],
+    where: str,
+    limits: process.Limits,
+    cache: Path,
+) -> references.Reference:
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         path = Path(folder) / "cases.safetensors"
-        write_cases(path, {case.name: case.inputs for case in made}, signature, task.name, dtype)
-        reference = references.compute(checkpoint, path, dtype, where, options.limits(), options.cache)
-    outputs = default_outputs(checkpoint, task)
-    weights = tuple(checkpoint.weights)
-    return Bench(made, reference, signature, task.name, options.limit, options.limits(), weights, outputs)
+        write_cases(path, {case.name: case.inputs for case in cases}, _signature(cases), task.name, dtype)
+        return references.compute(checkpoint, path, dtype, where, limits, cache)
+
+
+def _bench(
+    checkpoint: Checkpoint, task: Task, cases: Sequence[Case], reference: references.Reference, options: VerifyOptions
+) -> Bench:
+    outputs, weights = default_outputs(checkpoint, task), tuple(checkpoint.weights)
+    signature, limits = _signature(cases), options.limits()
+    return Bench(cases, reference, signature, task.name, options.limit, limits, weights, outputs)
 
 
 def _inputs(subject: Subject, checkpoint: Checkpoint) -> tuple[str, ...]:

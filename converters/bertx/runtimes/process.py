@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ _STDERR = 1 << 16  # bytes of a runner's last words that are read
 
 @dataclass(frozen=True)
 class Limits:
-    """What a runner may use: seconds of wall clock, bytes of resident memory (None: most of what is free)."""
+    """What a runner may use: seconds of wall clock, bytes of resident memory (None: most of what is free).
+
+    `stop`, once set, ends it.
+    """
 
     seconds: float = 600.0
     memory_bytes: int | None = None
+    stop: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
             while reason is None and _alive(process):
                 with contextlib.suppress(psutil.Error):
                     peak = max(peak, watched.memory_info().rss)
-                if peak > most:
+                if limits.stop is not None and limits.stop.is_set():
+                    reason = "was stopped"
+                elif peak > most:
                     reason = f"used more than its {most // 2**20} MiB of memory"
                 elif time.monotonic() - started > limits.seconds:
                     reason = f"did not end within {limits.seconds:g} s"
