@@ -84,8 +84,8 @@ def test_any_finite_value_at_padding_passes(run: Judge) -> None:
         ("cut-short", "last_hidden_state: has shape"),
         ("float64", "last_hidden_state: is float64 where float32 is claimed"),
         ("crash", "the runner failed: was ended by SIGABRT"),
-        ("garbage", "the runner's outputs cannot be read"),
-        ("nothing", "the runner's outputs cannot be read"),
+        ("garbage", "the runner failed: its outputs cannot be read"),
+        ("nothing", "the runner failed: its outputs cannot be read"),
     ],
 )
 def test_a_wrong_runner_fails_and_the_cause_says_how(run: Judge, fault: str, cause: str) -> None:
