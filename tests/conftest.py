@@ -12,6 +12,34 @@ import pytest
 
 from program import ROOT, Ran, package_folder
 
+#: a plain export of the stock model with eager attention, fused by ONNX Runtime's own optimizer as its docs say
+FUSE = """
+import sys, torch
+from onnxruntime.transformers import optimizer
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(sys.argv[1], attn_implementation="eager").eval()
+
+class Plain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).last_hidden_state
+
+names = ["input_ids", "attention_mask", "token_type_ids"]
+axes = {name: {0: "batch", 1: "sequence"} for name in [*names, "last_hidden_state"]}
+sample = tuple(torch.ones(2, 7, dtype=torch.long) for _ in names)
+torch.onnx.export(Plain(), sample, sys.argv[2], input_names=names, output_names=["last_hidden_state"],
+                  dynamic_axes=axes, opset_version=17, dynamo=False)
+fused = optimizer.optimize_model(sys.argv[2], model_type="bert", num_heads=12, hidden_size=384, opt_level=2)
+assert fused.get_fused_operator_statistics()["Attention"] == 6
+fused.save_model_to_file(sys.argv[3])
+"""
+
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -74,3 +102,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = BertModel(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=40, initializer_range=0.2))
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_and_fused(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("fused")
+    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FUSE, minilm, plain, fused], check=True, capture_output=True)
+    return plain, fused
