@@ -108,13 +108,24 @@ def run_artifact(
         return Run({**facts, **_told(made, device, runtime)}, made)
 
 
-def conclude(run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool) -> Result:
-    """The verdict on what a run computed; a run that computed nothing is a failure."""
+def conclude(
+    run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool, inside: Row | None = None
+) -> Result:
+    """The verdict on what a run computed; a run that computed nothing is a failure.
+
+    `inside` is what a look at the artifact's own weights gave, a row like any other.
+    """
     blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
     result = replace(blank, **run.facts)
     if run.made is None:
         return replace(result, reason=run.reason, cause=f"the runner failed: {run.reason}")
-    return judge_outputs(result, subject, run.made, bench)
+    judged = judge_outputs(result, subject, run.made, bench)
+    if inside is None or judged.verdict == "not-run":
+        return judged
+    outputs = (*judged.outputs, inside)
+    if inside.passed:
+        return replace(judged, outputs=outputs)
+    return replace(judged, outputs=outputs, verdict="fail", cause=f"weights: {inside.problem}")
 
 
 def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:

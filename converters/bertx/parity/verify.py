@@ -26,6 +26,7 @@ from bertx.parity.cases import Case
 from bertx.parity.judge import Bench, Subject, conclude, run_artifact
 from bertx.parity.report import Report, Result
 from bertx.parity.text import open_tokenizer
+from bertx.parity.weights import compare_weights
 from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
@@ -101,6 +102,10 @@ def verify_subjects(
                 cases = questions[job.subject.dtype, _inputs(job.subject, checkpoint)]
                 arguments = (job.subject, job.runtime, where, cases, _signature(cases), task.name, limits)
                 runs[job] = pool.submit(run_artifact, *arguments)
+            inside = {
+                subject: pool.submit(compare_weights, subject, checkpoint.weights, options.limit)
+                for subject in dict.fromkeys(job.subject for job in jobs)
+            }
             benches = {}
             for key, future in asked.items():
                 benches[key] = _bench(checkpoint, task, questions[key], future.result(), options)
@@ -111,7 +116,8 @@ def verify_subjects(
                     bench = benches[each.subject.dtype, _inputs(each.subject, checkpoint)]
                     each_run = runs[each].result()
                     progress(f"{each.subject.name} in {each.runtime.name}: {each_run.facts['seconds']:.2f} s")
-                    results.append(conclude(each_run, each.subject, each.runtime, bench, each.asked))
+                    look = inside[each.subject].result()
+                    results.append(conclude(each_run, each.subject, each.runtime, bench, each.asked, look))
                 else:
                     results.append(each)
     return Verified(_report(results, benches, checkpoint, options), tuple(benches.values()))
