@@ -36,8 +36,27 @@ _XLM: dict[str, Any] = {
 FAMILIES: dict[str, Mapping[str, Any]] = {
     "albert": {**_COMMON, "embedding_size": 16, "num_hidden_groups": 1},
     "bert": _COMMON,
+    "bart": {
+        "vocab_size": 160,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+    },
     "big_bird": {**_COMMON, "attention_type": "original_full"},
+    "bros": _COMMON,
     "camembert": _OFFSET,
+    "canine": {
+        **_COMMON,
+        "downsampling_rate": 4,
+        "num_hash_buckets": 64,
+        "local_transformer_stride": 8,
+        "upsampling_kernel_size": 4,
+    },
     "convbert": {**_COMMON, "embedding_size": 32, "head_ratio": 2, "num_groups": 1, "conv_kernel_size": 3},
     "data2vec-text": _OFFSET,
     "deberta": {
@@ -70,6 +89,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "electra": {**_COMMON, "embedding_size": 16},
     "ernie": _COMMON,
     "esm": {**_OFFSET, "mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": False},
+    "esmc": _COMMON,
     "eurobert": {**_COMMON, "num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 1},
     "flaubert": _XLM,
     "fnet": {**_COMMON, "use_tpu_fourier_optimizations": False},
@@ -87,6 +107,8 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "jina_embeddings_v3": {**_COMMON, "pad_token_id": 1},
     "layoutlm": _COMMON,
     "lilt": {**_OFFSET, "hidden_size": 48, "channel_shrink_ratio": 4, "max_2d_position_embeddings": 64},
+    "longformer": {**_OFFSET, "attention_window": [4, 4]},
+    "luke": {**_OFFSET, "entity_vocab_size": 20, "entity_emb_size": 16},
     "megatron-bert": _COMMON,
     "mobilebert": {
         **_COMMON,
@@ -97,7 +119,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "modernbert": {
         **_COMMON,
         "num_hidden_layers": 3,
-        "local_attention": 8,
+        "local_attention": 96,
         "global_attn_every_n_layers": 3,
         "pad_token_id": 0,
         "bos_token_id": 2,
@@ -125,6 +147,7 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
     "roformer": {**_COMMON, "embedding_size": 16},
     "splinter": _COMMON,
     "squeezebert": {**_COMMON, "embedding_size": 32},
+    "tapas": _COMMON,
     "xlm": _XLM,
     "xlm-roberta": _OFFSET,
     "xlm-roberta-xl": _OFFSET,
@@ -203,3 +226,35 @@ def write_tokenizer(folder: Path, *, padding: int = 0) -> None:
     named = {f"{name.strip('[]').lower()}_token": name for name in special}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 48, **named}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), "utf-8")
+
+
+def add_modules(folder: Path, modes: tuple[str, ...], *, dense: int | None = None, normalize: bool = False) -> Path:
+    """Makes a sentence-transformers folder of a checkpoint: pooling modes, a Dense layer of `dense`, normalisation."""
+    import torch
+    from safetensors.torch import save_file
+
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    width = int(values.get("hidden_size", values.get("dim"))) * len(modes)
+    chain = {"": "Transformer", "1_Pooling": "Pooling"}
+    write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": width, "pooling_mode": list(modes)})
+    if dense is not None:
+        chain["2_Dense"] = "Dense"
+        tanh = "torch.nn.modules.activation.Tanh"
+        sizes = {"in_features": width, "out_features": dense, "bias": True, "activation_function": tanh}
+        write_json(folder / "2_Dense" / "config.json", sizes)
+        random = torch.Generator().manual_seed(3)
+        weight = torch.randn(dense, width, generator=random) / math.sqrt(width)
+        tensors = {"linear.weight": weight, "linear.bias": 0.3 * torch.randn(dense, generator=random)}
+        save_file(tensors, folder / "2_Dense" / "model.safetensors")
+    if normalize:
+        chain["3_Normalize"] = "Normalize"
+    types = {path: f"sentence_transformers.models.{kind}" for path, kind in chain.items()}
+    listed = [{"idx": k, "name": str(k), "path": path, "type": types[path]} for k, path in enumerate(types)]
+    write_json(folder / "modules.json", listed)
+    return folder
+
+
+def write_json(path: Path, document: object) -> None:
+    """Writes a JSON file and the folders that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2), "utf-8")

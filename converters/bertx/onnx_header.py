@@ -186,7 +186,8 @@ def _graph(reader: _Reader, graph: _Field) -> tuple[int, Signature, tuple[Weight
 
 
 def _weight(reader: _Reader, message: _Field) -> Weight:
-    name, dtype, shape, external = "", 0, [], False
+    name, dtype, external = "", 0, False
+    shape: list[int] = []
     for field in reader.fields(message):
         if field.number == 1:
             shape += reader.numbers(field)
@@ -201,7 +202,8 @@ def _weight(reader: _Reader, message: _Field) -> Weight:
 
 def _value(reader: _Reader, message: _Field) -> TensorSpec:
     """ValueInfoProto: name, and type.tensor_type with its elem_type and shape."""
-    name, dtype, shape = "", 0, []
+    name, dtype = "", 0
+    shape: list[str | int] = []
     for field in reader.fields(message):
         if field.number == 1:
             name = reader.text(field)

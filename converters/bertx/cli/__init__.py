@@ -99,11 +99,14 @@ def emit(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise LocalProblem(
-            "E_STDOUT", f"standard output cannot be written ({escape(error)})", "keep it open"
-        ) from error
+        raise _stdout_lost(error) from error
+
+
+def _stdout_lost(error: Exception) -> LocalProblem:
+    """The error for a standard output that refuses; what is still buffered goes nowhere, so that the exit is quiet."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return LocalProblem("E_STDOUT", f"standard output cannot be written ({escape(error)})", "keep it open")
 
 
 def emit_json(document: Any) -> None:
@@ -118,7 +121,7 @@ def warn(message: str) -> None:
 
 def main() -> NoReturn:
     """The entry point: runs a command and ends the process with the contract's exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupts = _watch_signals()
     arguments = sys.argv[1:]
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     # --debug is understood anywhere on the line.
@@ -128,27 +131,52 @@ def main() -> NoReturn:
         if sys.stdout is None:
             raise LocalProblem("E_STDOUT", "standard output is closed", "keep it open")
         bertx_command.main(args=kept, prog_name="bertx", standalone_mode=False)
-    except BertxError as error:
-        status = _report(error, options)
-    except click.UsageError as error:
-        hint = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `bertx --help`"
-        status = _report(UsageError("E_USAGE", error.format_message().rstrip("."), hint), options)
-    except (KeyboardInterrupt, click.Abort):
-        status = 130
-        sys.stderr.write("bertx: interrupted\n")
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 70
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug is told as one line too
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
-        status = _report(Bug("E_BUG", what, "report it, with what --debug shows"), options)
+    except BaseException as error:  # noqa: BLE001 - however a command ends, it ends as the contract says
+        status = _interrupted(interrupts[-1]) if interrupts else _ended(error, options)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     sys.exit(status)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+def _watch_signals() -> list[int]:
+    """Makes SIGINT and SIGTERM end the command; the list that is returned fills with those that came.
+
+    An interrupt inside a native import comes back as any exception, so that the list, not the exception, tells.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it is ignored, and stays so
+        signal.signal(signal.SIGINT, stop)
+    return came
+
+
+def _interrupted(number: int) -> int:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write("bertx: interrupted\n")
+    return 128 + number
+
+
+def _ended(error: BaseException, options: list[str]) -> int:
+    """Tells why a command ended, and gives its exit code."""
+    if isinstance(error, BertxError):
+        return _report(error, options)
+    if isinstance(error, click.UsageError):
+        hint = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `bertx --help`"
+        return _report(UsageError("E_USAGE", error.format_message().rstrip("."), hint), options)
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return _interrupted(signal.SIGINT)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 70
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, OSError) and where.filename == click.utils.__file__:  # Click prints --help itself
+        return _report(_stdout_lost(error), options)
+    what = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
+    return _report(Bug("E_BUG", what, "report it, with what --debug shows"), options)
 
 
 def _report(error: BertxError, options: list[str]) -> int:

@@ -15,7 +15,7 @@ def write_junit(report: Report, path: Path) -> None:
     counts = {
         "tests": len(results),
         "failures": sum(r.verdict == "fail" for r in results),
-        "errors": sum(r.verdict == "not-run" and r.asked for r in results),
+        "errors": sum(r.verdict == "not-run" and bool(r.asked) for r in results),
         "skipped": sum(r.verdict == "not-run" and not r.asked for r in results),
     }
     suite = ElementTree.Element("testsuite", {"name": "bertx", **{k: str(v) for k, v in counts.items()}})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertx.model.modules import Dense, read_pooling
 
@@ -40,6 +40,10 @@ def embedder(folder: Path) -> Callable[[torch.Tensor, torch.Tensor], torch.Tenso
 
 
 def _pooled(mode: str, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """One row: tokens (sequence, hidden), keep (sequence) with at least one token.
+
+    Half precision is summed in float32, as sentence-transformers does.
+    """
     import torch
 
     valid = tokens[keep]
@@ -48,24 +52,24 @@ def _pooled(mode: str, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor
     if mode == "lasttoken":
         return valid[-1]
     if mode == "max":
-        return valid.max(dim=0).values
+        return torch.amax(valid, dim=0)
+    wide = valid.float() if valid.dtype in (torch.float16, torch.bfloat16) else valid
     if mode == "mean":
-        return valid.sum(dim=0) / valid.shape[0]
+        return (wide.sum(dim=0) / len(wide)).to(tokens)
     if mode == "mean_sqrt_len_tokens":
-        return valid.sum(dim=0) / valid.shape[0] ** 0.5
+        return (wide.sum(dim=0) / len(wide) ** 0.5).to(tokens)
     places = torch.nonzero(keep).squeeze(-1)
-    weight = (places - places[0] + 1).to(tokens.dtype).unsqueeze(-1)
-    return (valid * weight).sum(dim=0) / weight.sum()
+    weight = (places - places[0] + 1).to(wide).unsqueeze(-1)
+    return ((wide * weight).sum(dim=0) / weight.sum()).to(tokens)
 
 
-def _dense(layer: Dense, tensors: Mapping[str, Any], embedding: torch.Tensor) -> torch.Tensor:
+def _dense(layer: Dense, tensors: Mapping[str, torch.Tensor], embedding: torch.Tensor) -> torch.Tensor:
     import torch
 
-    weight = torch.as_tensor(tensors["linear.weight"]).to(embedding)
-    made = embedding @ weight.T
+    made = embedding @ tensors["linear.weight"].to(embedding).T
     if layer.bias:
-        made = made + torch.as_tensor(tensors["linear.bias"]).to(embedding)
-    activation = {
+        made = made + tensors["linear.bias"].to(embedding)
+    activation: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "Identity": lambda x: x,
         "Tanh": torch.tanh,
         "ReLU": torch.relu,

@@ -84,6 +84,16 @@ def _check_architectures(checkpoint: Checkpoint, config_class: type) -> None:
             )
 
 
+def has_pooler(names: Iterable[str]) -> bool:
+    """Whether a checkpoint holds its base model's pooler: one that lies beside the embeddings.
+
+    A head may have a pooler of its own (DeBERTa's classifier), which the base model does not.
+    """
+    listed = tuple(names)
+    bases = {name[: name.index("embeddings.")] for name in listed if "embeddings." in name}
+    return any(name.startswith(f"{base}pooler.") for base in bases for name in listed)
+
+
 def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attention: str = "eager") -> Loaded:
     """Loads the task's stock class on the CPU at `dtype`. Raises InputRefused, naming tensors, on any doubt.
 
@@ -95,9 +105,9 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
     _check_dtypes(checkpoint)
     config = model_config(checkpoint)
     stock = _head_class(task, config)
-    has_pooler = any(".pooler." in f".{name}" for name in checkpoint.weights)
+    pooler = has_pooler(checkpoint.weights)
     options: dict[str, Any] = {}
-    if not has_pooler and "add_pooling_layer" in inspect.signature(stock.__init__).parameters:
+    if not pooler and "add_pooling_layer" in inspect.signature(stock.__init__).parameters:
         options["add_pooling_layer"] = False
     # The same class with its lists of tolerated tensors emptied, so that the loader reports all of them.
     strict = type(
@@ -129,7 +139,10 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
             f"transformers cannot load {escape(checkpoint.name)}: {escape(error)}",
             "check config.json and weights",
         ) from error
-    unused, pooler = _account(checkpoint, config, info, has_pooler)
+    unneeded = set() if pooler or task.auto_class != "AutoModel" else _poolers(info["missing_keys"])
+    unused = _account(checkpoint, config, info, unneeded)
+    for name in unneeded:  # never put out; zeros, so that an artifact does not hold random numbers
+        torch.nn.init.zeros_(model.get_parameter(name))
     _check_finite(model, dtype)
     model.eval().requires_grad_(False)
     return Loaded(model, pooler, unused)
@@ -152,10 +165,18 @@ def _head_class(task: Task, config: Any) -> Any:
     return found
 
 
+def _poolers(tensors: Iterable[str]) -> set[str]:
+    return {name for name in tensors if ".pooler." in f".{name}"}
+
+
 def _names(tensors: Iterable[str], most: int = 4) -> str:
     names = sorted(tensors)
     listed = ", ".join(escape(name, 80) for name in names[:most])
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def _count(tensors: set[str]) -> str:
+    return "1 tensor is" if len(tensors) == 1 else f"{len(tensors)} tensors are"
 
 
 def _check_dtypes(checkpoint: Checkpoint) -> None:
@@ -165,10 +186,8 @@ def _check_dtypes(checkpoint: Checkpoint) -> None:
         raise InputRefused("E_WEIGHTS", f"{_names(wrong)}: of type {kinds}", "weights must be floating point")
 
 
-def _account(
-    checkpoint: Checkpoint, config: Any, info: dict[str, Any], has_pooler: bool
-) -> tuple[tuple[str, ...], bool]:
-    """(tensors that this task does not use, whether the pooler has weights); raises on anything unaccounted for."""
+def _account(checkpoint: Checkpoint, config: Any, info: dict[str, Any], unneeded: set[str]) -> tuple[str, ...]:
+    """The tensors that this task does not use; raises on anything unaccounted for but `unneeded`."""
     mismatched = [
         f"{name} is {tuple(found)}, the model needs {tuple(wanted)}"
         for name, found, wanted in sorted(info.get("mismatched_keys") or ())
@@ -181,13 +200,11 @@ def _account(
         )
     if info.get("error_msgs"):
         raise InputRefused("E_WEIGHTS", escape(info["error_msgs"][0]), "check the weights")
-    missing = set(info["missing_keys"])
-    if not has_pooler:
-        missing = {name for name in missing if ".pooler." not in f".{name}"}
+    missing = set(info["missing_keys"]) - unneeded
     if missing:
         raise InputRefused(
             "E_WEIGHTS",
-            f"{len(missing)} tensors are missing: {_names(missing)}",
+            f"{_count(missing)} missing: {_names(missing)}",
             "the checkpoint is incomplete, or lacks this head",
         )
     unexpected = {name for name in info["unexpected_keys"] if not _BUFFERS.search(name)}
@@ -195,11 +212,11 @@ def _account(
     if strangers:
         raise InputRefused(
             "E_WEIGHTS",
-            f"{len(strangers)} tensors belong to no {escape(config.model_type)} model: {_names(strangers)}",
+            f"{_count(strangers)} of no {escape(config.model_type)} model: {_names(strangers)}",
             "remove them, or correct their prefix",
         )
     buffers = {name for name in checkpoint.weights if _BUFFERS.search(name)}
-    return tuple(sorted(unexpected | buffers)), has_pooler
+    return tuple(sorted(unexpected | buffers))
 
 
 def _family_names(tensors: set[str], config: Any) -> set[str]:
@@ -236,7 +253,7 @@ def _family_names(tensors: set[str], config: Any) -> set[str]:
 def _check_finite(model: torch.nn.Module, dtype: str) -> None:
     import torch
 
-    wrong = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    wrong = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     if wrong:
         hint = (
             "the checkpoint is damaged" if dtype == "float32" else f"or {dtype} cannot hold them: try --dtype bfloat16"

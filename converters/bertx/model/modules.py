@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from bertx.errors import InputRefused, escape
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 #: boolean key of older configurations -> mode, in the order in which their outputs are concatenated
@@ -28,6 +27,16 @@ _BOOLEANS = {
 }
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")
 
+#: what the first module may say of how it calls the encoder: anything else is another computation
+_CALLS = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "method": "forward",
+    "method_output_name": "last_hidden_state",
+}
+#: what later modules may say of what they read and write
+_FEATURES = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -37,26 +46,30 @@ class Dense:
     activation: str
     bias: bool
 
-    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        """linear.weight (out, in) and, where there is one, linear.bias (out)."""
-        from safetensors.numpy import load_file
+    def weights(self) -> dict[str, torch.Tensor]:
+        """linear.weight (out, in) and, where there is one, linear.bias (out). Raises InputRefused(E_MODULES)."""
+        import torch
+        from safetensors.torch import load_file
 
-        path = self.folder / "model.safetensors"
-        if not path.is_file():
+        place = self.folder.name
+        try:
+            tensors = load_file(self.folder / "model.safetensors")
+        except Exception as error:  # whatever the reader raises, there are no weights to compute with
             raise InputRefused(
-                "E_MODULES",
-                f"{escape(self.folder.name)} has no model.safetensors",
-                "save it with safetensors",
-            )
-        tensors = dict(load_file(path))
+                "E_MODULES", f"{escape(place)} has no model.safetensors: {escape(error)}", "save it with safetensors"
+            ) from error
         wanted = {"linear.weight", "linear.bias"} if self.bias else {"linear.weight"}
         if set(tensors) != wanted:
+            found = ", ".join(escape(name, 60) for name in sorted(tensors)[:4])
             raise InputRefused(
-                "E_MODULES",
-                f"{escape(self.folder.name)} holds {sorted(tensors)}",
-                f"it needs {sorted(wanted)}",
+                "E_MODULES", f"{escape(place)} holds {found}", f"it needs {' and '.join(sorted(wanted))}"
             )
-        return tensors
+        if tensors["linear.weight"].ndim != 2 or (self.bias and tensors["linear.bias"].ndim != 1):
+            raise InputRefused("E_MODULES", f"{escape(place)} holds misshapen tensors", "check the folder")
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+                raise InputRefused("E_MODULES", f"{escape(place)}: {name} is not finite", "the checkpoint is damaged")
+        return dict(tensors)
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,14 @@ def read_pooling(folder: Path) -> Pooling:
     modules = _load(folder / "modules.json")
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise InputRefused("E_MODULES", "modules.json is no list of modules", "check the folder")
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    foreign = [str(m.get("type")) for m in modules if not str(m.get("type")).startswith("sentence_transformers.")]
+    if foreign:
+        raise InputRefused(
+            "E_MODULES",
+            f"module {escape(foreign[0], 80)} is code of the checkpoint's own",
+            "use --task feature-extraction",
+        )
+    kinds = [str(module.get("type")).rsplit(".", 1)[-1] for module in modules]
     paths = [str(module.get("path", "")) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or paths[0] != "":
         raise InputRefused(
@@ -108,10 +128,13 @@ def read_pooling(folder: Path) -> Pooling:
             f"modules {escape(kinds)} do not begin with Transformer and Pooling",
             "check modules.json",
         )
+    _check_call(folder)
     dense: list[Dense] = []
     normalize = False
     for kind, path in list(zip(kinds, paths, strict=True))[2:]:
         if kind == "Normalize":
+            config = _inside(folder, path) / "config.json"
+            _check_stated(_load(config) if config.is_file() else {}, _FEATURES, kind)
             normalize = True
         elif kind == "Dense" and not normalize:
             dense.append(_dense(_inside(folder, path)))
@@ -120,6 +143,27 @@ def read_pooling(folder: Path) -> Pooling:
                 "E_MODULES", f"module {escape(kind)} is not understood here", "use --task feature-extraction"
             )
     return Pooling(_modes(_load(_inside(folder, paths[1]) / "config.json")), tuple(dense), normalize)
+
+
+def _check_call(folder: Path) -> None:
+    """Refuses a first module that calls the encoder for anything but the last hidden state of a text."""
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        stated = _load(path)
+        _check_stated(stated, _CALLS, path.name)
+        modalities = stated.get("modality_config")
+        if modalities is not None:
+            text = modalities.get("text") if isinstance(modalities, dict) else None
+            _check_stated(text, _CALLS, f"{path.name}: modality_config")
+
+
+def _check_stated(stated: Any, allowed: dict[str, str], place: str) -> None:
+    if not isinstance(stated, dict):
+        raise InputRefused("E_MODULES", f"{escape(place)} is malformed", "check the folder")
+    for key, value in allowed.items():
+        if stated.get(key) not in (None, value):
+            raise InputRefused(
+                "E_MODULES", f"{escape(place)} has {key} = {escape(stated[key], 60)}", "use --task feature-extraction"
+            )
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -131,16 +175,23 @@ def _inside(folder: Path, path: str) -> Path:
 
 def _dense(folder: Path) -> Dense:
     config = _load(folder / "config.json")
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
-    if activation not in _ACTIVATIONS:
+    _check_stated(config, _FEATURES, folder.name)
+    if config.get("use_residual"):
+        raise InputRefused("E_MODULES", f"{escape(folder.name)} has use_residual", "use --task feature-extraction")
+    stated = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = stated.rsplit(".", 1)[-1]
+    if activation not in _ACTIVATIONS or not stated.startswith("torch.nn."):
         raise InputRefused(
-            "E_MODULES", f"activation {escape(activation)} is unknown", f"known: {', '.join(_ACTIVATIONS)}"
+            "E_MODULES", f"activation {escape(stated, 80)} is unknown", f"known: {', '.join(_ACTIVATIONS)} of torch.nn"
         )
     return Dense(folder, activation, bool(config.get("bias", True)))
 
 
 def build_pooling(pooling: Pooling) -> torch.nn.Module:
-    """A torch module (token embeddings (batch, sequence, hidden), mask (batch, sequence)) -> (batch, dimension)."""
+    """A torch module (token embeddings (batch, sequence, hidden), mask (batch, sequence)) -> (batch, dimension).
+
+    It holds no dtype and gives finite numbers for a row without a valid token at every dtype.
+    """
     import torch
 
     class Embedding(torch.nn.Module):
@@ -149,11 +200,10 @@ def build_pooling(pooling: Pooling) -> torch.nn.Module:
             self.dense = torch.nn.ModuleList(_linear(layer) for layer in pooling.dense)
 
         def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            weight = mask.unsqueeze(-1).type_as(tokens)
-            embedding = torch.cat([_pool(mode, tokens, weight) for mode in pooling.modes], dim=-1)
+            embedding = torch.cat([_pool(mode, tokens, mask) for mode in pooling.modes], dim=-1)
             for layer, linear in zip(pooling.dense, self.dense, strict=True):
                 embedding = getattr(torch.nn, layer.activation)()(linear(embedding))
-            return torch.nn.functional.normalize(embedding, dim=-1) if pooling.normalize else embedding
+            return _normalize(embedding) if pooling.normalize else embedding
 
     return Embedding()
 
@@ -161,30 +211,47 @@ def build_pooling(pooling: Pooling) -> torch.nn.Module:
 def _linear(layer: Dense) -> torch.nn.Linear:
     import torch
 
-    tensors = {name.removeprefix("linear."): torch.from_numpy(array) for name, array in layer.weights().items()}
+    tensors = {name.removeprefix("linear."): tensor.float() for name, tensor in layer.weights().items()}
     rows, columns = tensors["weight"].shape
     linear = torch.nn.Linear(columns, rows, bias=layer.bias)
-    linear.load_state_dict(tensors)
+    try:
+        linear.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputRefused("E_MODULES", f"{escape(layer.folder.name)} is misshapen", "check the folder") from error
     return linear
 
 
-def _pool(mode: str, tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """One pooling mode: tokens (batch, sequence, hidden), weight (batch, sequence, 1) of ones and zeros.
+def _normalize(embedding: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    length = torch.linalg.vector_norm(embedding, dim=-1, keepdim=True)
+    # The usual lower limit, 1e-12, is zero in float16.
+    return embedding / torch.where(length > 0, length, torch.ones_like(length)).clamp_min(1e-12)
+
+
+def _pool(mode: str, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One pooling mode: tokens (batch, sequence, hidden), mask (batch, sequence) of ones and zeros.
 
     As sentence-transformers 6 computes them, left padding included: "cls" is the first valid token, and the weights
-    of "weightedmean" start at it.
+    of "weightedmean" start at it. Tokens are counted in the mask's integers, since bfloat16 counts to 256 only, and
+    weights are divided before they multiply, since sums over a text can leave float16.
     """
     import torch
 
+    keep = mask.unsqueeze(-1)
+    seen, count = torch.cumsum(keep, dim=1), keep.sum(dim=1, keepdim=True)
     if mode == "max":
         # The lowest number of the tensor's own dtype, so that the file can be moved to another one.
-        return torch.amax(torch.where(weight > 0, tokens, torch.nan_to_num(torch.log(torch.zeros_like(tokens)))), dim=1)
-    seen = torch.cumsum(weight, dim=1)
+        lowest = torch.nan_to_num(torch.log(torch.zeros_like(tokens)))
+        highest = torch.amax(torch.where(keep > 0, tokens, lowest), dim=1)
+        return torch.where(count.squeeze(1) > 0, highest, torch.zeros_like(highest))
     if mode in ("cls", "lasttoken"):
-        wanted = torch.ones_like(seen[:, :1]) if mode == "cls" else weight.sum(dim=1, keepdim=True)
-        return (tokens * ((seen == wanted) & (weight > 0)).type_as(tokens)).sum(dim=1)
+        wanted = torch.ones_like(count) if mode == "cls" else count
+        chosen = torch.where((seen == wanted) & (keep > 0), tokens, torch.zeros_like(tokens))
+        return chosen.sum(dim=1)
     if mode == "weightedmean":
         # Positions count from the first valid token on, holes included.
-        weight = weight * torch.cumsum((seen > 0).type_as(weight), dim=1)
-    total = torch.clamp(weight.sum(dim=1), min=1e-9)
-    return (tokens * weight).sum(dim=1) / (torch.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
+        keep = keep * torch.cumsum((seen > 0).type_as(keep), dim=1)
+    weight = keep.type_as(tokens) / torch.clamp(keep.amax(dim=1, keepdim=True), min=1).type_as(tokens)
+    total = torch.clamp(weight.sum(dim=1, keepdim=True), min=1)
+    return (tokens * (weight / (torch.sqrt(total) if mode == "mean_sqrt_len_tokens" else total))).sum(dim=1)

@@ -1,16 +1,46 @@
-"""Takes the devices out of a trace, so that a TorchScript file runs wherever it is loaded.
+"""A traced module as bytes that hold nothing of this machine: neither its device nor its folders.
 
 torch.jit.trace writes down the device that a family's own `torch.arange(..., device=x.device)` saw. Loaded onto a GPU,
 such a program would make that tensor on the CPU still, and stop. Each of these constants is replaced by the device of
-a tensor that the same method is given, or of one of its weights.
+a tensor that the same method is given, or of one of its weights. torch.jit.save adds, compressed, the path and line of
+every Python function that was traced; no reader needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bertx.errors import InputRefused
+from bertx.errors import InputRefused, escape
+
+#: records that name source files, and those that the writer makes itself
+_SOURCES, _OWN = ".debug_pkl", frozenset({"version", ".data/serialization_id"})
+
+
+def archive(traced: Any, extra: Mapping[str, bytes]) -> io.BytesIO:
+    """The TorchScript file of a traced module, with `extra` files inside; the module is changed in place.
+
+    Raises InputRefused(E_EXPORT) where the trace holds a device or a Python function that cannot be taken out of it.
+    """
+    import torch
+
+    free_of_devices(traced)
+    saved, clean = io.BytesIO(), io.BytesIO()
+    try:
+        torch.jit.save(traced, saved, _extra_files=dict(extra))
+    except RuntimeError as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise InputRefused("E_EXPORT", f"PyTorch cannot save the trace: {escape(first)}", "try to-onnx") from error
+    saved.seek(0)
+    reader, writer = torch._C.PyTorchFileReader(saved), torch._C.PyTorchFileWriter(clean)
+    for name in reader.get_all_records():
+        if not name.endswith(_SOURCES) and name not in _OWN:
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    clean.seek(0)
+    return clean
 
 
 def free_of_devices(traced: Any) -> None:
@@ -41,7 +71,7 @@ def _nodes(block: Any) -> Iterator[Any]:
 
 
 def _is_device(node: Any) -> bool:
-    return node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType"
+    return bool(node.kind() == "prim::Constant" and node.output().type().kind() == "DeviceObjType")
 
 
 def _device(graph: Any, module: Any) -> Any:

@@ -62,7 +62,8 @@ def tensor_arguments(model: Any, arguments: Mapping[str, Any], explicit: tuple[s
 def explicit_arguments(loaded: Loaded, names: tuple[str, ...]) -> tuple[str, ...]:
     """Which arguments the wrapper may build: those that leave every answer as it is.
 
-    Raises InputRefused(E_EXPORT) where the model does not run on `names` alone, one token included, or is another model afterwards.
+    Raises InputRefused(E_EXPORT) where the model does not run on `names` alone, a single token included, gives no
+    finite numbers, or is another model afterwards.
     """
     batch = sample((2, _length(loaded.model.config)), names, loaded.model)
     before = _traits(loaded.model)
@@ -71,18 +72,26 @@ def explicit_arguments(loaded: Loaded, names: tuple[str, ...]) -> tuple[str, ...
         _answers(loaded, {name: value[1:, :1] for name, value in batch.items()}, ())
         again = _answers(loaded, batch, ())
     except Exception as error:  # whatever a family raises, it cannot be run on these inputs
+        told = escape(error) or type(error).__name__
         raise InputRefused(
             "E_EXPORT",
-            f"{escape(loaded.head)} does not run on {' and '.join(names)} of any size: {escape(error) or type(error).__name__}",
+            f"{escape(loaded.head)} does not run on {', '.join(names)} of every size: {told}",
             "this family cannot be exported",
         ) from error
+    unfit = next((name for name in plain if not _finite(plain[name], batch)), None)
+    if unfit is not None:
+        raise InputRefused(
+            "E_EXPORT",
+            f"{escape(loaded.head)} gives no finite {unfit} in {str(plain[unfit].dtype).removeprefix('torch.')}",
+            "choose a --dtype of more range: bfloat16 or float32",
+        )
     changed = sorted(key for key, value in _traits(loaded.model).items() if before.get(key) != value)
     if changed or not _same(again, plain, batch):
         what = f"changes {escape(changed[0])}" if changed else "gives another answer"
         raise InputRefused(
             "E_EXPORT",
             f"{escape(loaded.head)} {what} whenever it runs, so that no single program computes what it does",
-            "choose a configuration that is the same for every input",
+            "fix that in config.json, where the family allows it",
         )
     chosen: tuple[str, ...] = ()
     taken = inspect.signature(loaded.model.forward).parameters
@@ -106,31 +115,37 @@ def _length(config: Any) -> int:
 
 
 def _answers(loaded: Loaded, batch: dict[str, Any], explicit: tuple[str, ...]) -> dict[str, Any]:
-    """Every output by name, the last hidden state among them."""
+    """Every output by name, and every hidden state by its number."""
     import torch
 
     with torch.inference_mode():
         arguments = batch | tensor_arguments(loaded.model, batch, explicit)
         result = loaded.model(**arguments, output_hidden_states=True, return_dict=True)
     states = result.get("hidden_states") or ()
-    return named_outputs(result, loaded.pooler) | {str(k): state for k, state in enumerate(states)}
+    found = named_outputs(result, loaded.pooler) | {f"hidden_states.{k}": state for k, state in enumerate(states)}
+    return {name: value for name, value in found.items() if name != "hidden_states"}  # stacked: each stands alone
+
+
+def _valid(value: Any, batch: dict[str, Any]) -> Any:
+    """What of an output a caller reads: the valid positions, or all of it where it has none."""
+    keep = batch["attention_mask"].bool()
+    return (value[keep] if value.shape[:2] == keep.shape else value).double()
+
+
+def _finite(value: Any, batch: dict[str, Any]) -> bool:
+    return bool(_valid(value, batch).isfinite().all())
 
 
 def _same(made: dict[str, Any], plain: dict[str, Any], batch: dict[str, Any]) -> bool:
     """Whether two answers are the same but for rounding, at valid positions."""
     import torch
 
-    keep = batch["attention_mask"].bool()
-
     def close(one: Any, other: Any) -> bool:
-        if one.shape != other.shape:
-            return False
         limit = torch.finfo(other.dtype).eps ** 0.5
-        one, other = ((x[keep] if x.shape[:2] == keep.shape else x).double() for x in (one, other))
-        return bool((one - other).abs().max() <= limit * other.abs().max())
+        one, other = _valid(one, batch), _valid(other, batch)
+        return one.shape == other.shape and bool((one - other).abs().max() <= limit * other.abs().max())
 
-    kept = {name: plain[name] for name in plain if name != "hidden_states"}  # stacked; each state is compared alone
-    return made.keys() == plain.keys() and all(close(made[name], kept[name]) for name in kept)
+    return made.keys() == plain.keys() and all(close(made[name], plain[name]) for name in plain)
 
 
 def _traits(model: Any) -> dict[str, str]:

@@ -38,7 +38,9 @@ class Source:
 
 def input_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The inputs of a checkpoint's artifacts, from its configuration alone: segments where there is more than one."""
-    segments = checkpoint.config.values.get("type_vocab_size", 2 if checkpoint.config.model_type == "bert" else 0)
+    segments = checkpoint.config.values.get("type_vocab_size")
+    if segments is None:
+        segments = _default_segments(checkpoint.config.model_type)
     names = ("input_ids", "attention_mask")
     return (*names, "token_type_ids") if isinstance(segments, int) and segments > 1 else names
 
@@ -118,7 +120,15 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
     )
 
 
+def _default_segments(model_type: str) -> int:
+    """What transformers takes for a type_vocab_size that config.json leaves out; 0 where a family has none."""
+    from transformers import CONFIG_MAPPING
+
+    found = getattr(CONFIG_MAPPING[model_type](), "type_vocab_size", 0) if model_type in CONFIG_MAPPING else 0
+    return found if isinstance(found, int) else 0
+
+
 def default_outputs(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
     """The ONNX outputs of a task for this checkpoint: pooler_output only where its weights exist."""
-    pooler = any(".pooler." in f".{name}" for name in checkpoint.weights)
+    pooler = loading.has_pooler(checkpoint.weights)
     return tuple(name for name in task.outputs if name != "pooler_output" or pooler)

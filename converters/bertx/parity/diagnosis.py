@@ -6,7 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from bertx.parity.causes import CAUSES, fixed_shape, not_a_number
 from bertx.parity.compare import Row
+from bertx.parity.findings import Evidence, Findings
+
+__all__ = ["Evidence", "cause", "first_bad_layer", "layer_prefix"]
 
 _LAYER = re.compile(r"^(.*?\.)(\d+)\.")
 
@@ -36,51 +40,22 @@ def first_bad_layer(taps: Sequence[Row], weights: Iterable[str]) -> str | None:
 
 
 def cause(
-    outputs: Sequence[Row], taps: Sequence[Row], traits: Mapping[str, frozenset[str]], layer: str | None
+    outputs: Sequence[Row],
+    taps: Sequence[Row],
+    traits: Mapping[str, frozenset[str]],
+    layer: str | None,
+    evidence: Evidence | None = None,
 ) -> str | None:
     """The likeliest cause of a failure in words, None where nothing failed."""
-    rows = [row for row in (*outputs, *taps) if not row.passed]
-    if not rows:
+    found = Findings(outputs, taps, traits, layer, evidence)
+    if not found.rows:
         return None
-    problem = next((row for row in rows if row.problem), None)
+    problem = next((row for row in found.rows if row.problem), None)
     if problem is not None:
-        return f"{problem.name}: {problem.problem}"
-    compared = {case for row in (*outputs, *taps) for case in row.case_max}
-    bad = {case for row in rows for case in row.bad_cases}
-    told = _pattern({c: traits.get(c, frozenset()) for c in compared}, bad)
-    worst = max(rows, key=lambda row: row.max_ratio)
+        why = not_a_number(found, problem) or fixed_shape(found, problem)
+        return f"{problem.name}: {problem.problem}{f'; {why}' if why else ''}"
+    told = next((words for words in (each(found) for each in CAUSES) if words), "no known pattern")
+    worst = max(found.rows, key=lambda row: row.max_ratio)
     place = max(worst.case_max, key=lambda case: worst.case_max[case])
     size = f"max error {worst.max_ratio:.3g} times the rounding noise in case {place}, allowed {worst.max_limit:g}"
-    if told is None and layer == "embeddings":
-        told = "the first tap already differs: embeddings, positions or segment ids"
-    if told is None and layer is not None:
-        told = f"everything before {layer} is right: a weight or an operator in that layer is wrong"
-    if told is None:
-        which = "every case" if bad == compared else f"{len(bad)} of {len(compared)} cases"
-        told = f"{', '.join(row.name for row in rows[:3])} differs in {which}"
     return f"{told} ({size})"
-
-
-def _pattern(traits: Mapping[str, frozenset[str]], bad: set[str]) -> str | None:
-    """Which class of cases is wrong, each of them, while all others are right."""
-
-    def named(*wanted: str) -> set[str]:
-        return {case for case, found in traits.items() if found & set(wanted)}
-
-    right_only = named("right") - named("left", "holes")
-    unpadded = named("full", "segments") - named("right", "left", "holes")
-    if not bad or not unpadded:
-        return None
-    listed = ", ".join(sorted(bad))
-    if bad == named("left", "holes") and right_only:
-        return (
-            "attention_mask: wrong only on rows that are padded on the left or have holes, "
-            f"so the mask was reduced to a length ({listed})"
-        )
-    if bad == named("right", "left", "holes"):
-        return f"attention_mask: right without padding and wrong with it, so the mask is ignored or altered ({listed})"
-    if bad == named("segments"):
-        return f"token_type_ids: wrong only where segments differ, so they are ignored or fixed ({listed})"
-    if bad == {"longest"}:
-        return "positions: wrong only at the longest sequence"
-    return None

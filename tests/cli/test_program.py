@@ -1,0 +1,161 @@
+"""The program as a whole: help, versions, imports, standard output, colour."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bertx.cli import COMMANDS
+from program import Ran
+
+HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "huggingface_hub", "rich")
+
+
+def imported(environment: dict[str, str], *arguments: str | Path) -> tuple[int, set[str]]:
+    """(exit code, the top-level packages that a run of the program imports), from Python's own log."""
+    command = [sys.executable, "-X", "importtime", "-m", "bertx", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    lines = [line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")]
+    return ended.returncode, {line.partition(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_imports_nothing_heavy(command: str, environment: dict[str, str]) -> None:
+    code, packages = imported(environment, command, "--help")
+    assert code == 0
+    assert not packages & set(HEAVY)
+
+
+def test_help_imports_nothing_heavy_and_lists_every_command(
+    bertx: Callable[..., Ran], environment: dict[str, str]
+) -> None:
+    code, packages = imported(environment, "--help")
+    assert (code, packages & {*HEAVY, "bertx"}) == (0, {"bertx"})
+    text = bertx("--help").out
+    for command, (_, says) in COMMANDS.items():
+        assert f"  {command} " in text
+        assert says in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("inspect",), ("to-onnx",)])
+def test_h_says_what_help_says(arguments: tuple[str, ...], bertx: Callable[..., Ran]) -> None:
+    short, long = bertx(*arguments, "-h"), bertx(*arguments, "--help")
+    assert (short.code, short.out, short.err) == (0, long.out, "")
+
+
+def test_version_tells_the_versions_that_decide_results(
+    bertx: Callable[..., Ran], environment: dict[str, str]
+) -> None:
+    from importlib.metadata import version
+
+    ran = bertx("--version")
+    stated = dict(line.split(" ", 1) for line in ran.out.splitlines())
+    assert (ran.code, ran.err) == (0, "")
+    assert {"bertx", "python", "torch", "transformers", "onnx"} <= set(stated)
+    assert stated["transformers"] == version("transformers")
+    assert not imported(environment, "--version")[1] & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("--frobnicate",),
+        ("inspect",),
+        ("inspect", "x", "--frobnicate"),
+        ("to-onnx", "x", "--opset", "17"),
+        ("to-onnx", "x", "--dtype", "float8"),
+        ("try", "x"),
+        ("verify", "x", "--limit", "0"),
+        ("verify", "x", "--cases", "none"),
+        ("run",),
+        (),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_understood_is_one_line_and_exit_2(arguments: tuple[str, ...], bertx: Callable[..., Ran]) -> None:
+    ran = bertx(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("bertx: error[E_USAGE]: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_closed_standard_output_is_exit_5(environment: dict[str, str]) -> None:
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "bertx", "doctor"]
+    ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    assert ended.returncode == 5
+    assert ended.stderr.startswith("bertx: error[E_STDOUT]: standard output is closed; ")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("doctor", "--json"), ("--help",), ("--version",)], ids=" ".join)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_standard_output_is_exit_5(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "bertx", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=60,
+        )
+    assert ended.returncode == 5
+    assert ended.stderr.startswith("bertx: error[E_STDOUT]: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_reader_that_went_away_is_exit_5(environment: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bertx", "doctor"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    os.close(writer)
+    assert ended.returncode == 5
+    assert ended.stderr.startswith("bertx: error[E_STDOUT]: ")
+
+
+def test_colour_is_for_terminals_and_not_where_no_color_is_set(
+    exports: tuple[Path, dict[str, Ran]], plain: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "bertx", "inspect", str(exports[0])]
+    colour = {**plain, "TERM": "xterm-256color", "COLUMNS": "150"}
+    on_terminal = terminal(command, colour)
+    assert "pass" in on_terminal
+    assert "\x1b[" in on_terminal
+    assert "\x1b" not in terminal(command, {**colour, "NO_COLOR": "1"})
+    piped = subprocess.run(command, capture_output=True, text=True, env=colour, timeout=60)
+    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "pass" in piped.stdout
+
+
+def test_progress_is_for_terminals(checkpoint: Callable[[str], Path], plain: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "bertx", "pull", str(checkpoint("feature-extraction")), "--json"]
+    assert "hashing" in terminal(command, {**plain, "TERM": "xterm"})
+    piped = subprocess.run(command, capture_output=True, text=True, env=plain, timeout=60)
+    assert (piped.returncode, piped.stderr) == (0, "")
+
+
+def terminal(command: list[str], environment: dict[str, str]) -> str:
+    """What a command writes to a terminal that is its standard output and error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while piece := os.read(ours, 65536):
+            seen += piece
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(60) == 0
+    return seen.decode("utf-8")

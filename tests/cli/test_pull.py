@@ -1,0 +1,165 @@
+"""bertx pull: one commit, pinned; a folder of the user's own, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from documents import checked
+
+from hub_server import HubServer
+from program import Ran
+
+WANTED = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.fixture
+def served(checkpoint: Callable[[str], Path], hub: HubServer, tmp_path: Path) -> tuple[Path, str]:
+    """(the folder that the Hub serves as org/tiny, its commit); code and another framework's weights lie there too."""
+    folder = tmp_path / "served"
+    shutil.copytree(checkpoint("feature-extraction"), folder)
+    for name in ("modeling_tiny.py", "tf_model.h5", "pytorch_model.bin"):
+        (folder / name).write_text("unwanted", "utf-8")
+    return folder, hub.add("org/tiny", folder)
+
+
+def test_it_prints_the_folder_and_the_commit(
+    bertx: Callable[..., Ran], served: tuple[Path, str], online: dict[str, str], tmp_path: Path
+) -> None:
+    ran = bertx("pull", "org/tiny", **online)
+    folder, commit = ran.out.splitlines()
+    assert (ran.code, ran.err, commit) == (0, "", served[1])
+    assert Path(folder).is_relative_to(tmp_path / "hf")
+    assert sorted(path.name for path in Path(folder).iterdir()) == WANTED
+
+
+def test_the_document_lists_every_file_with_its_hash(
+    bertx: Callable[..., Ran], served: tuple[Path, str], online: dict[str, str]
+) -> None:
+    found = checked(bertx("pull", "org/tiny", "--json", **online).json)
+    assert (found["checkpoint"], found["commit"]) == ("org/tiny", served[1])
+    assert sorted(file["path"] for file in found["files"]) == WANTED
+    for file in found["files"]:
+        data = (served[0] / file["path"]).read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_an_older_commit_can_be_named_and_a_branch_is_resolved_once(
+    bertx: Callable[..., Ran],
+    served: tuple[Path, str],
+    checkpoint: Callable[[str], Path],
+    hub: HubServer,
+    online: dict[str, str],
+) -> None:
+    old = served[1]
+    new = hub.add("org/tiny", checkpoint("fill-mask"))
+    assert new != old
+    assert bertx("pull", "org/tiny", **online).out.splitlines()[1] == new
+    assert bertx("pull", "org/tiny", "--revision", old, **online).out.splitlines()[1] == old
+    asked = len(hub.requests)
+    assert bertx("pull", "org/tiny", "--offline", **online).out.splitlines()[1] == new
+    assert len(hub.requests) == asked
+
+
+def test_what_the_cache_does_not_have_is_exit_4_offline(
+    bertx: Callable[..., Ran], served: tuple[Path, str], hub: HubServer, online: dict[str, str]
+) -> None:
+    ran = bertx("pull", "org/tiny", "--offline", **online)
+    assert (ran.code, ran.out, hub.requests) == (4, "", [])
+    assert ran.err.startswith("bertx: error[E_OFFLINE]: ")
+
+
+def test_a_copy_is_the_users_own(
+    bertx: Callable[..., Ran], served: tuple[Path, str], online: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "shelf" / "tiny"
+    ran = bertx("pull", "org/tiny", "-o", out, "--json", **online)
+    found = checked(ran.json)
+    assert (ran.code, found["folder"], found["commit"]) == (0, str(out), served[1])
+    assert sorted(path.name for path in out.iterdir()) == WANTED
+    for name in WANTED:
+        assert not (out / name).is_symlink()
+        assert (out / name).stat().st_nlink == 1
+        assert (out / name).read_bytes() == (served[0] / name).read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("place", ["a full folder", "a file", "inside the source"])
+def test_a_copy_goes_to_a_new_or_empty_folder_only(
+    place: str, bertx: Callable[..., Ran], served: tuple[Path, str], tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine", "utf-8")
+    places = {
+        "a full folder": tmp_path / "full",
+        "a file": tmp_path / "full" / "notes.txt",
+        "inside the source": served[0] / "copy",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    ran = bertx("pull", served[0], "-o", places[place])
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("bertx: error[E_OUTPUT]: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_filled(bertx: Callable[..., Ran], served: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert bertx("pull", served[0], "-o", tmp_path / "out").code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == WANTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_disk_that_refuses_leaves_nothing(
+    served: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    size = (served[0] / "model.safetensors").stat().st_size
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2},) * 2);"
+        "from bertx.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "pull", str(served[0]), "-o", str(tmp_path / "shelf" / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert ended.stderr.startswith("bertx: error[E_DISK]: ")
+    assert not (tmp_path / "shelf").exists()
+
+
+def test_a_local_folder_is_printed_as_it_is(bertx: Callable[..., Ran], checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("feature-extraction")
+    ran = bertx("pull", folder)
+    assert (ran.code, ran.out) == (0, f"{folder}\nno commit: a local folder\n")
+    found = checked(bertx("pull", folder, "--json").json)
+    assert (found["commit"], found["folder"]) == (None, str(folder))
+    assert sorted(file["path"] for file in found["files"]) == WANTED
+
+
+def test_a_bundle_stands_for_its_checkpoint(
+    bertx: Callable[..., Ran], unverified: Callable[..., Path], checkpoint: Callable[[str], Path]
+) -> None:
+    ran = bertx("pull", unverified("feature-extraction", "onnx"))
+    assert ran.out.splitlines()[0] == str(checkpoint("feature-extraction"))
+
+
+def test_a_folder_without_weights_is_refused(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), "utf-8")
+    ran = bertx("pull", tmp_path)
+    assert ran.code == 3
+    assert ran.err.startswith("bertx: error[E_WEIGHTS]: ")
+
+
+def test_a_wrong_hash_is_exit_4_and_leaves_no_copy(
+    bertx: Callable[..., Ran], served: tuple[Path, str], hub: HubServer, online: dict[str, str], tmp_path: Path
+) -> None:
+    hub.fault("corrupt", "*/model.safetensors", method="GET")
+    ran = bertx("pull", "org/tiny", "-o", tmp_path / "out", "--json", **online)
+    assert (ran.code, checked(ran.json)["code"]) == (4, "E_HASH")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,172 @@
+"""A trial: one artifact run in this process, judged on the quick cases, and its true error on the broad ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertx.parity.compare import FEWEST, compare, judged_positions, pool
+from bertx.parity.judge import Bench, Subject, judge_outputs
+from bertx.parity.report import Result
+from bertx.runtimes.onnxruntime import OnnxRuntimeProgram
+from bertx.runtimes.protocol import Program, Tensors
+from bertx.runtimes.torchscript import TorchScriptProgram
+from mutants.stands import Stand
+
+#: a wrong artifact whose error is never this many times the noise cannot be told from a right one
+OBSERVABLE = 30.0
+_PROGRAMS: dict[str, Callable[[], Program]] = {"onnx": OnnxRuntimeProgram, "torchscript": TorchScriptProgram}
+
+
+class Inapplicable(Exception):
+    """This fault cannot be made in this family: it has no such part."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An artifact made from a right one: wrong in one way, or right and odd-looking (`right`).
+
+    `full`: judged on the cases of `full`, since it is wrong where no case of `quick` looks.
+    """
+
+    name: str
+    fault: str
+    stand: str
+    format: str
+    make: Callable[[Stand, Path], None]
+    right: bool = False
+    full: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.stand}/{self.format}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What an artifact computed; `stopped` names the cases in which it raised, with its words."""
+
+    made: Tensors
+    stopped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a mutant fared: the judge's result, and its true error in units of noise."""
+
+    mutant: Mutant
+    result: Result
+    ratio: float
+
+    @property
+    def passed(self) -> bool:
+        return self.result.verdict == "pass"
+
+    @property
+    def observable(self) -> bool:
+        return not self.ratio < OBSERVABLE
+
+
+@contextmanager
+def made(mutant: Mutant, stand: Stand) -> Iterator[Path]:
+    """The mutant's file, in a folder of its own. Raises Inapplicable."""
+    with tempfile.TemporaryDirectory(prefix="bertx-mutant-") as folder:
+        path = Path(folder) / f"model{stand.right(mutant.format).suffix}"
+        with _quiet():
+            mutant.make(stand, path)
+        yield path
+
+
+def run(subject: Subject, bench: Bench) -> Ran:
+    """Runs an artifact on every case of a bench."""
+    program = _PROGRAMS[subject.format]()
+    assert subject.signature is not None
+    metadata = {
+        "signature": json.dumps(subject.signature.to_json()),
+        "inputs": json.dumps([spec.name for spec in subject.signature.inputs]),
+    }
+    arrays: dict[str, dict[str, Any]] = {}
+    dtypes: dict[str, str] = {}
+    stopped: dict[str, str] = {}
+    # Optimising a trace anew for each shape takes longer than all of the cases.
+    with _quiet(), torch.jit.optimized_execution(False):
+        try:
+            program.open(subject.path, "cpu", metadata)
+        except Exception as error:  # noqa: BLE001 - what keeps a file from being loaded is its verdict
+            return Ran(Tensors({}, {}, {}), {case.name: _line(error) for case in bench.cases})
+        for case in bench.cases:
+            try:
+                arrays[case.name] = {name: np.asarray(value) for name, value in program.run(case.inputs).items()}
+                dtypes |= {name: str(value.dtype) for name, value in arrays[case.name].items()}
+            except Exception as error:  # noqa: BLE001 - the same for a case
+                stopped[case.name] = _line(error)
+    return Ran(Tensors(arrays, dtypes, {}), stopped)
+
+
+def verdict(subject: Subject, ran: Ran, bench: Bench) -> Result:
+    """The judge's result on the cases of a bench, as if a runner process had given these outputs."""
+    blank = Result(subject.name, subject.format, subject.dtype, "in-process", "fail", asked=True)
+    stopped = next((ran.stopped[case.name] for case in bench.cases if case.name in ran.stopped), None)
+    if stopped is not None:
+        return replace(blank, reason=stopped, cause=f"the runner failed: {stopped}")
+    return judge_outputs(blank, subject, ran.made, bench)
+
+
+def true_ratio(subject: Subject, ran: Ran, bench: Bench) -> float:
+    """The largest error over noise of any output on all cases of a bench; infinite where a shape or a value is no
+    answer at all."""
+    found = 0.0
+    for name in subject.outputs:
+        rows = []
+        for case in bench.cases:
+            exact = bench.reference.exact.arrays[case.name][name]
+            value = ran.made.arrays.get(case.name, {}).get(name)
+            if value is None or value.shape != exact.shape or not np.isfinite(value).all():
+                return math.inf
+            judged = judged_positions(bench.specs[name], case.inputs["attention_mask"], exact.shape)
+            rows.append(compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged))
+        row = pool(name, rows, subject.dtype, 1.0)
+        rms = [row.case_rms[each.case] for each in rows if each.count >= FEWEST]
+        found = max(found, row.rms_ratio, row.max_ratio, *rms)
+    return found
+
+
+def attempt(mutant: Mutant, stand: Stand) -> Trial:
+    """Makes, runs and judges one mutant. Raises Inapplicable."""
+    with made(mutant, stand) as path:
+        subject = stand.subject(mutant.format, path)
+        ran = run(subject, stand.broad)
+        return Trial(
+            mutant,
+            verdict(subject, ran, stand.full if mutant.full else stand.quick),
+            true_ratio(subject, ran, stand.broad),
+        )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what C++ libraries print on standard error from the table."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
