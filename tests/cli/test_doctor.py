@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,18 @@ from bertx.formats import registry as formats
 from bertx.runtimes import registry as runtimes
 from bertx.runtimes.device import cuda_count
 from program import Ran
+
+#: a CUDA driver of two devices; cuInit gives what is filled in
+DRIVER = """
+#include <stddef.h>
+#include <string.h>
+int cuInit(unsigned flags) { return %d; }
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
+int cuDeviceGet(int *device, int index) { *device = index; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, device ? "Second" : "First", size); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)5 << 30; return 0; }
+"""
 
 
 def test_every_runtime_is_listed_with_its_versions(bertx: Callable[..., Ran], environment: dict[str, str]) -> None:
@@ -44,6 +57,18 @@ def test_the_table_tells_a_person(bertx: Callable[..., Ran]) -> None:
     text = bertx("doctor").out
     for name in (*runtimes(), "fugashi", "unidic-lite", "ipadic", "cpu:", "Hub cache"):
         assert name in text
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs a C compiler on Linux")
+@pytest.mark.parametrize("works", [True, False])
+def test_devices_are_what_the_driver_says(works: bool, bertx: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "driver.c").write_text(DRIVER % (0 if works else 100), "utf-8")
+    command = ["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = checked(bertx("doctor", "--json", LD_LIBRARY_PATH=str(tmp_path)).json)
+    devices = {device["name"]: (device["model"], device["memory_bytes"]) for device in found["devices"][1:]}
+    assert devices == ({"cuda:0": ("First", 5 << 30), "cuda:1": ("Second", 5 << 30)} if works else {})
+    assert (found["driver"] or {}).get("cuda") == ("13.2" if works else None)
 
 
 def doctor_without(module: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -64,7 +64,9 @@ def filled(folder: Path) -> Path:
 
 
 FAILURES: dict[str, Failing] = {
-    "an unknown Hub id": Failing(lambda f: ("inspect", "no/such-model"), "E_OFFLINE", 4, "not completely, in the cache"),
+    "an unknown Hub id": Failing(
+        lambda f: ("inspect", "no/such-model"), "E_OFFLINE", 4, "not completely, in the cache"
+    ),
     "no folder and no Hub id": Failing(lambda f: ("to-onnx", "./no/such/folder"), "E_USAGE", 2, "is no folder"),
     "a file as checkpoint": Failing(lambda f: ("trace", f / "config.json"), "E_USAGE", 2, "is a file"),
     "a file as checkpoint to pull": Failing(lambda f: ("pull", f / "config.json"), "E_USAGE", 2, "is a file"),
@@ -84,7 +86,9 @@ FAILURES: dict[str, Failing] = {
     "a weight that is not a number": Failing(
         lambda f: ("to-safetensors", with_nan(f)), "E_WEIGHTS", 3, "embeddings.LayerNorm.weight"
     ),
-    "weights cut short": Failing(lambda f: ("inspect", cut(f / "model.safetensors").parent), "E_FORMAT", 3, "truncated"),
+    "weights cut short": Failing(
+        lambda f: ("inspect", cut(f / "model.safetensors").parent), "E_FORMAT", 3, "truncated"
+    ),
     "an artifact cut short": Failing(lambda f: ("inspect", cut(f / "model.safetensors")), "E_FORMAT", 3, "truncated"),
     "a file that is no artifact": Failing(lambda f: ("inspect", f / "config.json"), "E_USAGE", 2, "is no artifact"),
     "text called .onnx": Failing(
@@ -101,7 +105,9 @@ FAILURES: dict[str, Failing] = {
         lambda f: ("to-safetensors", f, "--task", "text-classification"), "E_WEIGHTS", 3, "classifier"
     ),
     "an unknown device": Failing(lambda f: ("to-onnx", f, "--device", "tpu"), "E_USAGE", 2, "unknown device tpu"),
-    "an unknown runtime": Failing(lambda f: ("verify", f, "--runtime", "abacus"), "E_USAGE", 2, "unknown runtime abacus"),
+    "an unknown runtime": Failing(
+        lambda f: ("verify", f, "--runtime", "abacus"), "E_USAGE", 2, "unknown runtime abacus"
+    ),
     "no reference": Failing(lambda f: ("verify", f / "model.safetensors"), "E_REFERENCE", 4, "add --against"),
     "a target that is not there": Failing(lambda f: ("verify", f / "nothing"), "E_USAGE", 2, "does not exist"),
     "a revision of a local folder": Failing(
@@ -115,7 +121,10 @@ FAILURES: dict[str, Failing] = {
         lambda f: ("to-safetensors", f, "-o", written(f.parent / "out", "")), "E_OUTPUT", 2, "is a file"
     ),
     "an output folder of somebody else": Failing(
-        lambda f: ("to-safetensors", f, "-o", filled(f.parent / "theirs")), "E_OUTPUT", 2, "holds files but no bertx.json"
+        lambda f: ("to-safetensors", f, "-o", filled(f.parent / "theirs")),
+        "E_OUTPUT",
+        2,
+        "holds files but no bertx.json",
     ),
 }
 
@@ -145,9 +154,7 @@ def test_cuda_without_a_device_is_exit_5(
     line = {"to-onnx": (source,), "verify": (bundle,), "try": (bundle, "text")}[command]
     ran = bertx(command, *line, "--device", "cuda")
     assert (ran.code, ran.out) == (5, "")
-    assert ran.err == (
-        "bertx: error[E_DEVICE]: cuda was asked for and 0 CUDA devices are here; use --device cpu\n"
-    )
+    assert ran.err == ("bertx: error[E_DEVICE]: cuda was asked for and 0 CUDA devices are here; use --device cpu\n")
 
 
 def test_bytes_from_outside_are_escaped(bertx: Callable[..., Ran], tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def test_the_parameters_are_those_that_pytorch_counts(
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "bundle", "onnx/model.onnx", "torchscript/model.pt", "model.safetensors"])
+@pytest.mark.parametrize(
+    "kind", ["checkpoint", "bundle", "onnx/model.onnx", "torchscript/model.pt", "model.safetensors"]
+)
 def test_nothing_heavy_is_imported(
     kind: str, checkpoint: Callable[[str], Path], exports: tuple[Path, dict[str, Ran]], environment: dict[str, str]
 ) -> None:

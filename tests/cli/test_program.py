@@ -14,7 +14,17 @@ import pytest
 from bertx.cli import COMMANDS
 from program import Ran
 
-HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "safetensors", "tokenizers", "huggingface_hub", "rich")
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+    "rich",
+)
 
 
 def imported(environment: dict[str, str], *arguments: str | Path) -> tuple[int, set[str]]:
@@ -49,9 +59,7 @@ def test_h_says_what_help_says(arguments: tuple[str, ...], bertx: Callable[..., 
     assert (short.code, short.out, short.err) == (0, long.out, "")
 
 
-def test_version_tells_the_versions_that_decide_results(
-    bertx: Callable[..., Ran], environment: dict[str, str]
-) -> None:
+def test_version_tells_the_versions_that_decide_results(bertx: Callable[..., Ran], environment: dict[str, str]) -> None:
     from importlib.metadata import version
 
     ran = bertx("--version")

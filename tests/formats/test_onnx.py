@@ -55,7 +55,7 @@ def test_the_checker_accepts_it(plain: tuple[Path, Written]) -> None:
 def test_batch_and_sequence_are_dynamic_axes(plain: tuple[Path, Written]) -> None:
     graph = onnx.load(str(plain[0])).graph
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
-    assert shapes == dict.fromkeys(NAMES, ["batch", "sequence"])
+    assert shapes == {name: ["batch", "sequence"] for name in NAMES}
     outputs = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.output}
     assert outputs == {"last_hidden_state": ["batch", "sequence", 32], "pooler_output": ["batch", 32]}
 

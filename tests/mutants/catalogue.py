@@ -9,8 +9,8 @@ from mutants.graph import edit
 from mutants.stands import PLANS
 from mutants.trial import Mutant
 
-#: stands of tiny models; MiniLM, which is slow, has only the faults named in _REAL
-TINY = tuple(name for name in PLANS if name != "minilm")
+#: stands for every fault; MiniLM, which is slow, has only those named in _REAL, another has only those of pooling
+TINY = tuple(name for name in PLANS if name not in ("minilm", "bert-pooled"))
 _REAL = (
     "mask-ignored", "mask-as-length", "segments-zero", "positions-shifted", "tanh-gelu", "epsilon-1e-5",
     "layer-skipped-without-taps", "products-in-bfloat16", "products-in-tf32", "query-element-1e-3",
@@ -27,7 +27,8 @@ def catalogue() -> tuple[Mutant, ...]:
     """All mutants by stand, wrong ones before right ones. Some do not apply to a family: making them says so."""
     found = [mutant for stand in TINY for mutant in (*_wrong(stand), *_right(stand))]
     real = [mutant for mutant in (*_wrong("minilm"), *_right("minilm")) if mutant.name in _REAL]
-    return (*found, *(m for m in real if m.format == "onnx" or m.right or m.fault == "pooling"))
+    pooled = [mutant for mutant in _wrong("bert-pooled") if mutant.fault == "pooling"]
+    return (*found, *pooled, *(m for m in real if m.format == "onnx" or m.right or m.fault == "pooling"))
 
 
 def _wrong(stand: str) -> Iterator[Mutant]:
@@ -52,7 +53,7 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     if stand == "distilbert-classifier":
         module = changed.FAULTS["activation"]["module-tanh-gelu"]
         yield Mutant("module-tanh-gelu", "activation", stand, "onnx", changed.export("onnx", module))
-    if stand == "bert-sentences":
+    if stand in ("bert-sentences", "bert-pooled"):
         yield Mutant("pooled-over-padding", "pooling", stand, "onnx", changed.pooled_over_padding("onnx"))
         yield Mutant("pooled-cls", "pooling", stand, "onnx", changed.pooled("onnx", ("cls",)))
 

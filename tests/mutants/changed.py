@@ -143,7 +143,7 @@ def argument(name: str, build: Callable[[Any], Any]) -> Change:
 def quantised(model: Any) -> None:
     """Dynamic int8 products, as a quantiser puts them in the place of Linear."""
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
+        for child in list(module.children()):
             if isinstance(child, torch.nn.Linear):
                 scale = child.weight.abs().amax(1, keepdim=True) / 127
                 child.weight.data = (child.weight / scale).round() * scale

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -193,7 +192,7 @@ def layer_skipped(k: int) -> Change:
 
 def layers_swapped(g: Graph) -> None:
     """The first two layers change their constants."""
-    first, second = ([n for n in g.within(k)] for k in (0, 1))
+    first, second = (g.within(k) for k in (0, 1))
     if [n.op_type for n in first] != [n.op_type for n in second]:
         raise Inapplicable("the layers are not alike")
     constants = set(g.arrays())
@@ -206,7 +205,7 @@ def layers_swapped(g: Graph) -> None:
 def last_layer_left_out(g: Graph) -> None:
     """What follows the encoder reads layer N - 1, taps stay as they are."""
     last, before = g.tap(g.layers), g.tap(g.layers - 1)
-    users = [node for node in g.users(last)]
+    users = g.users(last)
     g.rewire(last, before, users)
     if any(each.name == last for each in g.model.graph.output):
         producer = g.producer(last)

@@ -254,6 +254,49 @@ def rows_beyond(batch: int) -> Change:
     return change
 
 
+def length_off(length: int) -> Change:
+    """Off by a thousandth for sequences of one length, to which an exporter specialised the graph."""
+
+    def change(g: Graph) -> None:
+        size = g.add("ReduceSum", _ones(g, IDS), g.constant([1], np.int64), keepdims=1)
+        _off_where(g, g.add("Equal", size, g.constant(length, np.int64)))
+
+    return change
+
+
+def lone_tokens_off(g: Graph) -> None:
+    """Off by a thousandth in rows with one valid token among others, as a division by n - 1 would be."""
+    size = g.add("ReduceSum", _ones(g, IDS), g.constant([1], np.int64), keepdims=1)
+    lone = g.add("Equal", _length(g, MASK), g.constant(1, np.int64))
+    _off_where(g, g.add("And", lone, g.add("Greater", size, g.constant(1, np.int64))))
+
+
+def repeated_tokens_off(g: Graph) -> None:
+    """Off by a thousandth in long rows of one token only, whose attention is all ties."""
+    first = g.add("Gather", IDS, g.constant([0], np.int64), axis=1)
+    same = g.add("ReduceMin", g.cast(g.add("Equal", IDS, first), 7), g.constant([1], np.int64), keepdims=1)
+    size = g.add("ReduceSum", _ones(g, IDS), g.constant([1], np.int64), keepdims=1)
+    long = g.add("Greater", size, g.constant(4, np.int64))
+    _off_where(g, g.add("And", g.cast(same, 9), long))
+
+
+def _off_where(g: Graph, rows: str) -> None:
+    """Moves the last hidden state of rows (batch, 1) by a thousandth of itself."""
+    wide = g.add("Unsqueeze", g.cast(rows, 1), g.constant([2], np.int64))
+    factor = g.add("Add", g.add("Mul", wide, g.constant(1e-3, np.float32)), g.constant(1, np.float32))
+    g.after(g.tap(g.layers), lambda value: g.add("Mul", value, factor))
+
+
+def leading_padding_seen(g: Graph) -> None:
+    """Padding before the first valid token is taken for tokens."""
+
+    def build(mask: str) -> str:
+        begun = g.add("CumSum", mask, g.constant(1, np.int64))
+        return g.add("Max", mask, g.cast(g.add("Equal", begun, g.constant(0, np.int64)), 7))
+
+    g.feed(MASK, build)
+
+
 def batch_leaks(g: Graph) -> None:
     """A statistic over the batch instead of the row: the answer depends on the neighbours."""
     value = g.tap(1)
@@ -298,6 +341,7 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
         "mask-as-length": mask_as_length,
         "mask-as-length-from-right": mask_as_length_from_the_right,
         "mask-start-to-end": mask_to_the_last_token,
+        "mask-leading-padding-seen": leading_padding_seen,
     },
     "mask too weak": {"mask-minus-1": mask_too_weak(-1.0), "mask-minus-10": mask_too_weak(-10.0)},
     "inputs swapped": {"mask-and-segments-swapped": swap_mask_and_segments},
@@ -324,6 +368,14 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
         "first-row-for-all": first_row_for_all,
         "rows-beyond-the-second": rows_beyond(2),
         "rows-beyond-the-third": rows_beyond(3),
+        "rows-beyond-the-sixth": rows_beyond(6),
+        "length-1-off": length_off(1),
+        "length-2-off": length_off(2),
+        "length-3-off": length_off(3),
+    },
+    "special rows": {
+        "lone-tokens-off": lone_tokens_off,
+        "repeated-tokens-off": repeated_tokens_off,
     },
     "batch leaks": {"batch-mean-leaks": batch_leaks},
     "ids": {

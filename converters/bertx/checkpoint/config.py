@@ -105,7 +105,8 @@ def locate(folder: Path, name: str, code: str) -> Path | None:
     """`folder / name` where that is a file of the checkpoint; None where there is nothing of that name.
 
     A link may lead to another file of the folder, or from a snapshot of the Hub cache to the blobs of the
-    same repository or of the whole cache. Raises InputRefused(code) for every other link and for what is no regular file.
+    same repository or of the whole cache. Raises InputRefused(code) for every other link and for what is no
+    regular file.
     """
     path = folder / name
     if not path.is_symlink() and not path.exists():

@@ -7,6 +7,7 @@ sentence-transformers itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def _pooled(mode: str, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor
     if mode == "mean":
         return (wide.sum(dim=0) / len(wide)).to(tokens)
     if mode == "mean_sqrt_len_tokens":
-        return (wide.sum(dim=0) / len(wide) ** 0.5).to(tokens)
+        return (wide.sum(dim=0) / math.sqrt(len(wide))).to(tokens)
     places = torch.nonzero(keep).squeeze(-1)
     weight = (places - places[0] + 1).to(wide).unsqueeze(-1)
     return ((wide * weight).sum(dim=0) / weight.sum()).to(tokens)

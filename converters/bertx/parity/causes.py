@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertx.parity import patterns
 from bertx.parity.compare import Row
 from bertx.parity.findings import TAP, Findings
 
@@ -76,7 +77,8 @@ def _labels(found: Findings) -> str | None:
         width = pairs[0][1].shape[-1] if pairs else 0
         if row.name.startswith(TAP) or not 2 <= width <= 256:
             continue
-        made, exact = (_stack([_valid(found, p[0], p[k]) for p in pairs], width) for k in (1, 2))
+        made = _stack([_valid(found, case, ours) for case, ours, _ in pairs], width)
+        exact = _stack([_valid(found, case, theirs) for case, _, theirs in pairs], width)
         order = [next((j for j in range(width) if _close(made[:, k], exact[:, j])), None) for k in range(width)]
         if None not in order and len(set(order)) == width and order != list(range(width)):
             moved = [k for k in range(width) if order[k] != k]
@@ -182,210 +184,11 @@ def _narrow(found: Findings) -> str | None:
         if not arrays:
             continue
         flat = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float32)
-        if (flat.astype(np.float16).astype(np.float32) == flat).all():
-            return f"{row.name} holds float16 numbers in a wider tensor: it passed through float16"
         if not (flat.view(np.uint32) & 0xFFFF).any():
             return f"{row.name} holds bfloat16 numbers in a wider tensor: it passed through bfloat16"
+        if (flat.astype(np.float16).astype(np.float32) == flat).all():
+            return f"{row.name} holds float16 numbers in a wider tensor: it passed through float16"
     return None
-
-
-# what neighbours prove
-
-
-def _rows_of(found: Findings, case: str, name: str) -> Array | None:
-    made = found.evidence.made.get(case, {}).get(name) if found.evidence else None
-    return None if made is None else made.astype("float64")
-
-
-def _neighbours(found: Findings) -> str | None:
-    """The same rows alone, together and in another order: a right program gives them the same answers."""
-    for row in found.rows:
-        together, permuted, alone = (
-            _rows_of(found, case, row.name) for case in ("rows-together", "rows-permuted", "row-alone")
-        )
-        if together is None or permuted is None or alone is None or together.shape != permuted.shape:
-            continue
-        room = 2 * row.max_limit * row.max_noise
-        if len(together) > 1 and abs(together[1:] - together[:1]).max() <= room:
-            return "every row gets the answer of the first one: the sample's batch was baked in"
-        if abs(permuted - together[[2, 0, 1]]).max() > room:
-            if found.bad == set(found.compared):
-                return "the same row gets another answer each time: dropout or another random number is left on"
-            return "a row's answer depends on its place in the batch: batch and sequence are mixed up or baked in"
-        if abs(alone[0] - together[1]).max() > room:
-            return "a row's answer depends on the other rows of its batch: something is computed over the batch"
-    return None
-
-
-# what places prove, at the first layer boundary
-
-
-def _first_tap(found: Findings) -> list[tuple[Mapping[str, Array], Array, Array]]:
-    if not found.states or found.states[0].passed:
-        return []
-    return list(found.wrong(found.states[0]))
-
-
-def _segments_fixed(found: Findings) -> str | None:
-    places = _first_tap(found)
-    if not places or "token_type_ids" not in places[0][0]:
-        return None
-    if all((wrong == (valid & (i["token_type_ids"] != i["attention_mask"]))).all() for i, valid, wrong in places):
-        return "inputs swapped: embeddings are wrong exactly where token_type_ids and attention_mask differ"
-    for fixed in (0, 1):
-        if all((wrong == (valid & (i["token_type_ids"] != fixed))).all() for i, valid, wrong in places):
-            return f"token_type_ids: wrong only where segments differ from {fixed}, so they are ignored or fixed"
-    return None
-
-
-def _one_row(found: Findings) -> str | None:
-    """All wrong places hold a few ids, and all places of these ids are wrong."""
-    import numpy as np
-
-    places = _first_tap(found)
-    wrong_ids = {int(k) for i, _, wrong in places for k in i["input_ids"][wrong]}
-    if not places or not 1 <= len(wrong_ids) <= 8:
-        return None
-    if all((wrong == (valid & np.isin(i["input_ids"], list(wrong_ids)))).all() for i, valid, wrong in places):
-        listed = ", ".join(str(k) for k in sorted(wrong_ids))
-        return f"embeddings: wrong wherever the token is {listed} and nowhere else, so its row of the table is wrong"
-    return None
-
-
-def _positions(found: Findings) -> str | None:
-    """Wrong embeddings that lie by their place in the row, and not by their token."""
-    import numpy as np
-
-    places = _first_tap(found)
-    if not places:
-        return None
-    first = min((int(np.nonzero(wrong)[1].min()) for _, _, wrong in places if wrong.any()), default=0)
-    after = [
-        wrong[:, first:].sum() / max(1, valid[:, first:].sum()) for _, valid, wrong in places if wrong.shape[1] > first
-    ]
-    if first > 0 and min(after) > 0.9:
-        return f"positions: embeddings are right up to position {first - 1} and wrong from there on"
-    if any(valid.all() and wrong.any() for _, valid, wrong in places):
-        if all(not wrong[0].any() for _, _, wrong in places) and max(after) > 0.5:
-            return "positions: right in the first row of a batch and wrong in the others, so they are not begun anew"
-        return None
-    behind = [wrong & (np.cumsum(valid, axis=1) == np.arange(1, valid.shape[1] + 1)) for _, valid, wrong in places]
-    if not any(each.any() for each in behind):
-        return "positions: wrong only behind padding, so that they count valid tokens where the model counts all"
-    return None
-
-
-# what the choice of wrong cases suggests
-
-
-def _mask(found: Findings) -> str | None:
-    right_only = found.named("right") - found.named("left", "holes")
-    unpadded = found.named("full", "segments") - found.named("right", "left", "holes")
-    if not found.bad or not unpadded or found.bad & unpadded:
-        return None
-    listed = ", ".join(sorted(found.bad))
-    if found.bad == found.named("left", "holes") and right_only:
-        return (
-            "attention_mask: wrong only on rows that are padded on the left or have holes, "
-            f"so the mask was reduced to a length ({listed})"
-        )
-    if found.bad == found.named("right", "holes") and found.named("left") - found.bad:
-        return (
-            "attention_mask: wrong only on rows that are padded on the right or have holes, "
-            f"so the mask was reduced to a length that is counted from the end ({listed})"
-        )
-    if found.bad <= found.named("holes"):
-        return f"attention_mask: wrong only on rows with holes, which are taken for valid tokens ({listed})"
-    if found.bad == found.named("right", "left", "holes"):
-        if found.evidence and _largest(found) < 0.02:
-            return (
-                "attention_mask: right without padding and a little wrong with it, so what is added to masked scores "
-                f"is too weak to hide them ({listed})"
-            )
-        return f"attention_mask: right without padding and wrong with it, so the mask is ignored or altered ({listed})"
-    return None
-
-
-def _largest(found: Findings) -> float:
-    """The largest relative error of any case, over failed rows."""
-    errors = [c.rms_error / c.rms_value for row in found.rows for c in row.cases if c.rms_value and c.case in found.bad]
-    return max(errors, default=0.0)
-
-
-def _segments_only(found: Findings) -> str | None:
-    if found.bad and found.bad == found.named("segments") and len(found.bad) < len(found.compared):
-        listed = ", ".join(sorted(found.bad))
-        return f"token_type_ids: wrong only where segments differ, so they are ignored or fixed ({listed})"
-    return None
-
-
-def _longest_only(found: Findings) -> str | None:
-    return "positions: wrong only at the longest sequence" if found.bad == {"longest"} else None
-
-
-def _lone_tokens(found: Findings) -> str | None:
-    """A token that sees only itself gives its whole attention to itself, whatever the scores are."""
-    row = next((row for row in found.states if not row.passed), None)
-    if row is None or row is found.states[0] or not found.evidence:
-        return None
-    single = "single-token" not in row.bad_cases and "single-token" in row.case_max
-    places = {case: (made, exact) for case, made, exact in found.pairs(row.name)}
-    if not single or "one-valid-token" not in places:
-        return None
-    made, exact = places["one-valid-token"]
-    lone = found.evidence.inputs["one-valid-token"]["attention_mask"].sum(axis=1) == 1
-    right = abs(made - exact)[lone][:, 0].max() <= row.max_limit * row.max_noise if lone.any() else False
-    if right:
-        return (
-            f"attention in {found.layer}: a token that sees only itself is right and others are wrong, "
-            "so the scores are: their scale, the query, the key or the softmax"
-        )
-    return (
-        f"attention_mask: in {found.layer} a sequence of one token is right and a row with one valid token is wrong, "
-        "as are rows without padding: the mask is inverted or another input"
-    )
-
-
-# what is left: which part, and how large
-
-
-def _head(found: Findings) -> str | None:
-    """Every layer is right, something behind the last one is not."""
-    if found.states and all(row.passed for row in found.states):
-        names = ", ".join(row.name for row in found.rows)
-        return f"every layer is right and {names} is wrong: the head or pooling behind the last layer, or its weights"
-    return None
-
-
-def _size(found: Findings) -> str | None:
-    """An error that is small and the same in every case, at the first layer boundary that fails."""
-    row = next((row for row in (*found.states, *found.outputs) if not row.passed), found.rows[0])
-    errors = [c.rms_error / c.rms_value for c in row.cases if c.rms_value]
-    if set(row.bad_cases) != set(row.case_max) or not errors or max(errors) > 8 * min(errors):
-        return None
-    mean = sum(errors) / len(errors)
-    start = "" if found.layer is None else f" from {found.layer} on"
-    if 1e-3 <= mean < 2e-2:
-        return f"wrong by {mean:.1g} of the values in every case{start}: the size of bfloat16 or int8 arithmetic or weights"
-    if 1.2e-4 <= mean < 1e-3:
-        return (
-            f"wrong by {mean:.1g} of the values in every case{start}: the size of float16 or TF32 arithmetic or weights"
-        )
-    if mean < 1.2e-4:
-        return (
-            f"wrong by {mean:.1g} of the values in every case{start}: the size of an approximated function (tanh for "
-            "erf in gelu), another epsilon, or one changed weight"
-        )
-    return None
-
-
-def _where(found: Findings) -> str | None:
-    if found.layer == "embeddings":
-        return "the first tap already differs: embeddings, positions or segment ids"
-    if found.layer is not None:
-        return f"everything before {found.layer} is right: a weight or an operator in that layer is wrong"
-    which = "every case" if found.bad == set(found.compared) else f"{len(found.bad)} of {len(found.compared)} cases"
-    return f"{', '.join(row.name for row in found.rows[:3])} differs in {which}"
 
 
 #: the first that speaks is told
@@ -397,15 +200,16 @@ CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     _scaled,
     _pooled,
     _narrow,
-    _segments_fixed,
-    _one_row,
-    _mask,
-    _segments_only,
-    _positions,
-    _longest_only,
-    _neighbours,
-    _lone_tokens,
-    _head,
-    _size,
-    _where,
+    patterns.first_row_for_all,
+    patterns.segments_fixed,
+    patterns.longest_only,
+    patterns.one_row,
+    patterns.positions,
+    patterns.mask,
+    patterns.segments_only,
+    patterns.neighbours,
+    patterns.lone_tokens,
+    patterns.head,
+    patterns.size,
+    patterns.where,
 )
