@@ -40,6 +40,7 @@ def test_a_published_bundle_verifies_again_in_every_runtime(bertx: Callable[...,
     assert ran.json["verdict"] == "pass"
     assert ran.json["reference"]["origin"] == "local"
     assert ran.json["reference"]["pure"] is True
+    assert ran.json["reference"]["torch"].startswith("2.")
     assert {r["runtime"] for r in ran.json["results"]} == {"eager", "torchscript", "onnxruntime"}
     assert before == {p: p.stat().st_mtime_ns for p in minilm_bundle.rglob("*")}
 

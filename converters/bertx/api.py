@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import bertx.manifest as manifests
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle
 from bertx.checkpoint.config import dumps
 from bertx.checkpoint.tensors import parameters
-from bertx.errors import CODES, InputRefused, UsageError, escape
+from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
 from bertx.model.tasks import Task, resolve_task
@@ -69,12 +68,14 @@ def export(
     options: ExportOptions | None = None,
     verify: VerifyOptions | None = VerifyOptions(),  # noqa: B008 - frozen
     force: bool = False,
+    cache: Path | None = None,
     progress: Progress = _silent,
 ) -> Export:
     """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
 
     A format stands alone, with `options`, or in a pair with options of its own. `verify` None publishes without a
-    comparison. Raises BertxError; of a failed comparison it carries `report`, and the output is as it was.
+    comparison; `cache` is where it is remembered which TorchScript files bertx wrote. Raises BertxError; of a failed
+    comparison it carries `report`, and the output is as it was.
     """
     source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
     wanted = [(each, options or ExportOptions()) if isinstance(each, str) else each for each in formats]
@@ -107,8 +108,7 @@ def export(
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
         published = staged.publish(manifest)
-    if verify is not None:
-        _remember(published, entries, verify.cache)
+    _remember(published, entries, cache or (verify or VerifyOptions()).cache)
     return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
 
 
@@ -247,10 +247,8 @@ def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | Non
     ended = process.run(command, (options or VerifyOptions()).limits())
     if ended.reason is None:
         return
-    told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason)
-    if told and told[1] in CODES:
-        raise InputRefused(told[1], told[2], told[3])
-    raise InputRefused("E_WEIGHTS", f"the checkpoint cannot be loaded: {ended.reason}", "check config.json and weights")
+    why = f"the checkpoint cannot be loaded: {ended.reason}"
+    raise process.refusal(ended) or InputRefused("E_WEIGHTS", why, "check config.json and weights")
 
 
 def _told(source: Checkpoint) -> dict[str, object]:

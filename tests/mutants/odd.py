@@ -99,8 +99,8 @@ def padding_zeroed(g: Graph) -> None:
     if len(g.stand.broad.specs[name].shape) != 3:
         raise Inapplicable("no output per token")
     mask = g.add("Unsqueeze", g.cast("attention_mask", 1), g.constant([-1], np.int64))
-    pooler = [node for node in g.users(name) if node.op_type == "Gather"]
-    if g.stand.task.name == "sentence-similarity" or pooler:
+    users = g.users(name)
+    if users:
         raise Inapplicable("others read this output")
     g.after(name, lambda value: g.add("Mul", value, mask))
 

@@ -19,6 +19,7 @@ import torch
 from bertx.parity.compare import FEWEST, compare, judged_positions, pool
 from bertx.parity.judge import Bench, Subject, judge_outputs
 from bertx.parity.report import Result
+from bertx.parity.weights import compare_weights
 from bertx.runtimes.onnxruntime import OnnxRuntimeProgram
 from bertx.runtimes.protocol import Program, Tensors
 from bertx.runtimes.torchscript import TorchScriptProgram
@@ -37,7 +38,7 @@ class Inapplicable(Exception):
 class Mutant:
     """An artifact made from a right one: wrong in one way, or right and odd-looking (`right`).
 
-    `full`: judged on the cases of `full`, since it is wrong where no case of `quick` looks.
+    `full`: wrong where no case of `quick` looks; found by the weights' bytes, or else by the cases of `full`.
     """
 
     name: str
@@ -147,11 +148,12 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
     with made(mutant, stand) as path:
         subject = stand.subject(mutant.format, path)
         ran = run(subject, stand.broad)
-        return Trial(
-            mutant,
-            verdict(subject, ran, stand.full if mutant.full else stand.quick),
-            true_ratio(subject, ran, stand.broad),
-        )
+        weights = compare_weights(subject, stand.checkpoint.weights, 1.0)
+        result = verdict(subject, ran, stand.full if mutant.full and weights is None else stand.quick)
+        # What the outputs show is to be found by them; bytes decide only where no case of `quick` looks.
+        if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":
+            result = replace(result, verdict="fail", cause=f"weights: {weights.problem}")
+        return Trial(mutant, result, true_ratio(subject, ran, stand.broad))
 
 
 def _line(error: Exception) -> str:

@@ -59,6 +59,7 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
             options=options,
             verify=None if chosen["no_verify"] else checking,
             force=chosen["force"],
+            cache=cache_folder(),
             progress=phases,
         )
     except BertxError as error:

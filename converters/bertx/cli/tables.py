@@ -26,7 +26,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     stream = io.StringIO()
     # Into a file or a pipe nothing is cut; a terminal folds what does not fit.
     width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 1000

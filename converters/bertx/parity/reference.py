@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bertx.checkpoint import Checkpoint
-from bertx.errors import CODES, Bug, InputRefused, LocalProblem, SourceUnavailable
+from bertx.errors import Bug, InputRefused, SourceUnavailable
 from bertx.parity import store
 from bertx.runtimes import process
 from bertx.runtimes.eager import EagerProgram
@@ -53,7 +52,8 @@ def compute(
         command = [sys.executable, "-P", "-m", __name__, "--dtype", dtype, "--device", device]
         ended = process.run([*command, *(part for k, v in paths.items() for part in (f"--{k}", str(v)))], limits)
         if ended.reason is not None:
-            raise _error(ended)
+            why = f"the reference could not be computed: {ended.reason}"
+            raise process.refusal(ended) or SourceUnavailable("E_REFERENCE", why, "see docs/parity.md")
         made = _read(exact, rounded)
         if cache:
             store.save(cache, name, exact, rounded)
@@ -65,17 +65,6 @@ def _read(exact: Path, rounded: Path) -> Reference:
     made = Reference(answers, read_tensors(rounded), json.loads(answers.metadata["facts"]))
     _check_finite(made)
     return made
-
-
-def _error(ended: process.Ended) -> Exception:
-    """The program's own refusal as the exception it was, anything else as no reference."""
-    told = re.search(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason or "")
-    kinds = {3: InputRefused, 5: LocalProblem}
-    if told and told[1] in CODES and ended.exit_code in kinds:
-        return kinds[ended.exit_code](told[1], told[2], told[3])
-    return SourceUnavailable(
-        "E_REFERENCE", f"the reference could not be computed: {ended.reason}", "see docs/parity.md"
-    )
 
 
 def _check_finite(made: Reference) -> None:
@@ -94,6 +83,9 @@ def _check_finite(made: Reference) -> None:
 
 
 def _program() -> None:
+    import torch
+    import transformers
+
     parser = argparse.ArgumentParser(prog="reference")
     for name in ("artifact", "inputs", "outputs", "exact"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -112,6 +104,9 @@ def _program() -> None:
         exact, rounded = _answers(stock, cases), _moved(stock, cases)
     facts = {
         **stock.facts(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "attention": "eager",
         "head": stock.loaded.head,
         "pure": pure,
         "noise": "ulp" if pure is None else "float64",

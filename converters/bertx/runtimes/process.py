@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from bertx.errors import escape
+from bertx.errors import CODES, BertxError, InputRefused, LocalProblem, SourceUnavailable, escape
 
 _INTERVAL = 0.05  # seconds between looks at a runner's memory
 _STDERR = 1 << 16  # bytes of a runner's last words that are read
@@ -105,8 +106,17 @@ def _reason(code: int, stream: IO[bytes]) -> str | None:
     stream.seek(0, os.SEEK_END)
     stream.seek(max(0, stream.tell() - _STDERR))
     lines = [line for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    last = escape(lines[-1]) if lines else "said nothing"
+    last = escape(lines[-1], 900) if lines else "said nothing"
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}: {last}"
     return f"exit {code}: {last}"
+
+
+def refusal(ended: Ended) -> BertxError | None:
+    """What a Python runner refused, as the exception it was there: its last line names the code, its exit the class."""
+    told = re.fullmatch(r"exit \d+: (E_[A-Z_]+): (.*); (.*)", ended.reason or "")
+    kinds = {kind.exit_code: kind for kind in (InputRefused, LocalProblem, SourceUnavailable)}
+    if told is None or told[1] not in CODES or ended.exit_code not in kinds:
+        return None
+    return kinds[ended.exit_code](told[1], told[2], told[3])
