@@ -20,9 +20,6 @@ from program import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
-#: to be taken away with the cause
-unarchived = pytest.mark.xfail(strict=True, reason="the format does not write by bertx.model.portable.archive yet")
-
 FEATURES = TASKS["feature-extraction"]
 
 
@@ -88,14 +85,12 @@ def test_the_sample_that_it_was_traced_with_is_not_inside(plain: tuple[Path, Wri
     assert not [name for name in records(plain[0]) if "inputs" in name]
 
 
-@unarchived
 def test_no_folder_of_this_machine_lies_in_it(plain: tuple[Path, Written], bert: Path) -> None:
     for name, data in records(plain[0]).items():
         for place in (ROOT, sys.prefix, bert, bert.parent, "site-packages"):
             assert str(place).encode() not in data, name
 
 
-@unarchived
 def test_it_holds_no_device(tmp_path: Path) -> None:
     """MPNet counts its relative positions on the device that it runs on."""
     write(make("mpnet", tmp_path / "mpnet"), tmp_path / "model.pt")
@@ -103,7 +98,6 @@ def test_it_holds_no_device(tmp_path: Path) -> None:
     assert not [data for data in programs if b"torch.device(" in data]
 
 
-@unarchived
 def test_a_model_that_cannot_be_traced_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputRefused) as caught:
         write(make("yoso", tmp_path / "yoso"), tmp_path / "model.pt")

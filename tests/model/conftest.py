@@ -12,7 +12,7 @@ import torch
 from families import FAMILIES, make
 
 #: what `make test` exports and verifies; `make families` takes all of them, `pytest --families all`
-FEW = ("deberta-v2", "modernbert", "mpnet", "roberta", "xlm")
+FEW = ("deberta-v2", "modernbert", "mpnet", "roberta")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

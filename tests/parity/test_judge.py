@@ -76,8 +76,7 @@ def test_any_finite_value_at_padding_passes(run: Judge) -> None:
         ("segments-zero", "token_type_ids: wrong only where segments differ"),
         ("inputs-swapped", "last_hidden_state"),
         ("constant", "last_hidden_state"),
-        ("half", "last_hidden_state"),
-        ("one-element", "last_hidden_state"),
+        ("half", "wrong by 0.000"),
         ("nan-at-padding", "last_hidden_state: holds NaN or Inf in case"),
         ("missing-output", "pooler_output: is missing in case"),
         ("case-dropped", "last_hidden_state: is missing in case holes"),
@@ -93,6 +92,14 @@ def test_a_wrong_runner_fails_and_the_cause_says_how(run: Judge, fault: str, cau
     assert result.verdict == "fail"
     assert result.cause is not None
     assert result.cause.startswith(cause)
+
+
+def test_one_wrong_element_fails_and_the_evidence_is_its_place(run: Judge) -> None:
+    result = run("one-element")
+    (state,) = [row for row in result.outputs if row.name == "last_hidden_state"]
+    worst = max(state.cases, key=lambda case: case.max_error)
+    assert result.verdict == "fail"
+    assert (worst.case, worst.worst) == ("batch-of-seven", (4, 2, 7))
 
 
 def test_a_runner_that_hangs_is_ended_and_fails(run: Judge) -> None:

@@ -54,9 +54,9 @@ def alter(fault: str, name: str, value: np.ndarray, mask: np.ndarray) -> np.ndar
         return np.where(mask[:, :, None] == 1, value, np.nan).astype(value.dtype)
     if fault == "zero-at-padding" and value.ndim == 3:
         return value * mask[:, :, None].astype(value.dtype)
-    if fault == "one-element" and value.ndim == 3 and value.shape[1] == 17:
+    if fault == "one-element" and value.ndim == 3 and value.shape[:2] == (7, 5):
         value = value.copy()
-        value[1, 5, 7] += 1e-3
+        value[4, 2, 7] += 1e-3
     if fault == "half" and value.ndim == 3:
         return value.astype(np.float16).astype(np.float32)
     return value

@@ -6,7 +6,6 @@ which a difference is located. The signature lies inside the file as an extra fi
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 import zipfile
@@ -36,6 +35,7 @@ class TorchScript(Format):
         import torch
         import transformers
 
+        from bertx.model.portable import archive
         from bertx.model.wrapper import wrap
 
         outputs = options.output_names or (task.torchscript,)
@@ -59,9 +59,8 @@ class TorchScript(Format):
                 "dtype": source.dtype,
                 **source.signature.to_json(),
             }
-            buffer = io.BytesIO()
             # torch.jit.save to a path aborts the process on a full disk; memory first, then a write that can fail.
-            torch.jit.save(traced, buffer, _extra_files={EXTRA: json.dumps(about).encode()})
+            buffer = archive(traced, {EXTRA: json.dumps(about).encode()})
         path.write_bytes(buffer.getbuffer())
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         taps = {f"{HIDDEN_STATES}.{k}": f"{HIDDEN_STATES}()[{k}]" for k in range(source.layers)}
