@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -82,6 +83,8 @@ def exports(
 def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `bertx ARGUMENTS` in a session of its own, as a terminal does; whatever still runs in the end is ended."""
     started: list[subprocess.Popen[str]] = []
+    # A job in the background is started with interrupts ignored, and its children inherit that; a terminal's is not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -97,6 +100,7 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Pope
         return process
 
     yield run
+    signal.signal(signal.SIGINT, before)
     for process in started:
         if process.poll() is None:
             process.kill()
