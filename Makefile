@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BUNDLE := build/all-MiniLM-L6-v2
 
-.PHONY: demo test lint format bench families clean
+.PHONY: demo test lint format bench families mutants clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bertx run recipes/minilm.toml
@@ -33,6 +33,10 @@ bench: $(VENV)/.dev
 # Every encoder family instead of the few that `make test` takes through all of the way.
 families: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/model/test_families.py --families all
+
+# Wrong artifacts, each of which must be failed, and right ones that look odd, each of which must pass.
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutants/run.py
 
 clean:
 	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
