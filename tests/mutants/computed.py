@@ -133,6 +133,18 @@ def epsilon(value: float, which: slice = slice(None)) -> Change:
     return change
 
 
+def epsilon_first(g: Graph) -> None:
+    """A LayerNorm spelt out with its epsilon as the first operand of the addition.
+
+    The same mathematics, and still a wrong artifact: ONNX Runtime 1.31 fuses it and takes 1e-5 for the epsilon.
+    """
+    for node in g.of("Sqrt"):
+        added = g.producer(node.input[0])
+        if added.op_type != "Add":
+            raise Inapplicable("no epsilon before the root")
+        added.input[0], added.input[1] = added.input[1], added.input[0]
+
+
 def norm_before_adding(g: Graph) -> None:
     """LayerNorm before the residual is added, not after it."""
     node = g.layer_nodes(0, "LayerNormalization")[0]
@@ -336,6 +348,7 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
         "epsilon-1e-12": epsilon(1e-12),
         "epsilon-1e-3": epsilon(1e-3),
         "epsilon-1e-5-in-last-norm": epsilon(1e-5, slice(-1, None)),
+        "epsilon-first-in-addition": epsilon_first,
     },
     "norms and residuals": {
         "norm-before-adding": norm_before_adding,

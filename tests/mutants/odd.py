@@ -151,8 +151,11 @@ def products_in_float64(g: Graph) -> None:
 
 
 def additions_turned(g: Graph) -> None:
+    """Operands change places, but for numbers such as an epsilon: see `epsilon_first` among the wrong ones."""
+    numbers = {name for name, value in g.arrays().items() if value.size == 1}
     for node in g.of("Add"):
-        node.input[0], node.input[1] = node.input[1], node.input[0]
+        if not numbers & set(node.input):
+            node.input[0], node.input[1] = node.input[1], node.input[0]
 
 
 def scale_in_the_query(g: Graph) -> None:

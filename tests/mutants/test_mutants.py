@@ -33,7 +33,14 @@ def _reduced() -> Iterator[Mutant]:
 
 
 #: wrong on paper, but never by thirty times the noise; and faults of parts that this BERT does not have
-NOT_HERE = ("epsilon-1e-5", "epsilon-1e-12", "epsilon-1e-5-in-last-norm", "classifier-random", "labels-permuted")
+NOT_HERE = (
+    "epsilon-1e-5",
+    "epsilon-1e-12",
+    "epsilon-1e-5-in-last-norm",
+    "epsilon-first-in-addition",
+    "classifier-random",
+    "labels-permuted",
+)
 OTHERS = (
     "bert/onnx/rare-word-moved",
     "bert/torchscript/module-dropout-on",
@@ -81,6 +88,13 @@ def test_every_class_of_faults_is_among_them() -> None:
 def test_a_right_artifact_that_looks_odd_passes(label: str) -> None:
     trial = tried(RIGHT[label])
     assert trial.passed, trial.result.cause
+
+
+def test_what_onnxruntime_fuses_wrongly_is_refused() -> None:
+    """Its fusion of LayerNorm reads the epsilon only where it is the second operand; else it computes with 1e-5."""
+    trial = tried(ALL["deberta/onnx/epsilon-first-in-addition"])
+    assert not trial.passed
+    assert trial.ratio < 30
 
 
 def test_a_key_bias_is_not_observable_since_the_softmax_takes_it_out() -> None:
