@@ -168,7 +168,9 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: _index(row.name))
     layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
-    cause = diagnosis.cause(outputs, taps, traits, layer)
+    inputs = {case.name: case.inputs for case in bench.cases}
+    evidence = diagnosis.Evidence(inputs, made.arrays, bench.reference.exact.arrays)
+    cause = diagnosis.cause(outputs, taps, traits, layer, evidence)
     return replace(result, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
 
 
