@@ -158,7 +158,7 @@ class Stage:
 def verify_files(folder: Path, manifest: Manifest) -> list[str]:
     """The paths in `manifest.files` that `folder` lacks or has with other bytes, in the manifest's order."""
     with disk_errors():
-        return [path for path, entry in manifest.files.items() if not _holds(folder / path, entry)]
+        return [path for path, entry in manifest.files.items() if not holds(folder / path, entry)]
 
 
 def sha256(path: Path) -> str:
@@ -267,7 +267,8 @@ def _digest(path: Path, *, sync: bool = False) -> FileEntry:
     return FileEntry(digest.hexdigest(), size)
 
 
-def _holds(path: Path, entry: FileEntry) -> bool:
+def holds(path: Path, entry: FileEntry) -> bool:
+    """Whether the file at `path` has the size and the hash that `entry` states."""
     return path.is_file() and path.stat().st_size == entry.bytes and _digest(path) == entry
 
 

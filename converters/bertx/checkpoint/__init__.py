@@ -136,12 +136,7 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
 
 
 def _unchanged(folder: Path, files: Mapping[str, manifests.FileEntry]) -> bool:
-    return bool(files) and all(
-        (folder / name).is_file()
-        and (folder / name).stat().st_size == entry.bytes
-        and bundle.sha256(folder / name) == entry.sha256
-        for name, entry in files.items()
-    )
+    return bool(files) and all(bundle.holds(folder / name, entry) for name, entry in files.items())
 
 
 def _own_weights(folder: Path, manifest: manifests.Manifest) -> bool:
