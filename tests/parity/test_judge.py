@@ -68,6 +68,10 @@ def test_any_finite_value_at_padding_passes(run: Judge) -> None:
     assert run("zero-at-padding").verdict == "pass"
 
 
+def test_an_answer_to_a_case_that_nobody_asked_about_is_left_aside(run: Judge) -> None:
+    assert run("unasked-case").verdict == "pass"
+
+
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [

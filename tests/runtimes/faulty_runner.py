@@ -95,6 +95,8 @@ def main() -> None:
             altered = alter(chosen.fault, name, value, inputs["attention_mask"])
             if altered is not None:
                 made[f"{case}/{name}"] = np.ascontiguousarray(altered)
+    if chosen.fault == "unasked-case":
+        made["nobody-asked/last_hidden_state"] = np.full((4, 9, 32), np.nan, dtype=np.float32)
     device = "cuda" if chosen.fault == "other-device" else "cpu"
     facts = {
         "runtime": "faulty",
