@@ -239,7 +239,8 @@ def _judge(
 
 def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task) -> Subject:
     outputs = tuple(spec.name for spec in entry.signature.outputs) if entry.signature else default_outputs(source, task)
-    return Subject(folder / entry.path, entry.path, entry.format, entry.dtype, entry.signature, outputs)
+    path = folder / entry.path
+    return Subject(path, entry.path, entry.format, entry.dtype, entry.signature, outputs, folder)
 
 
 def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | None) -> None:

@@ -16,7 +16,10 @@ HIDDEN_STATES = "hidden_states"
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table. `outputs` are those of ONNX; TorchScript puts out the one in `torchscript`."""
+    """One row of the table. `outputs` are those of ONNX; TorchScript puts out the one in `torchscript`.
+
+    `labelled`: the last axis of its output are the labels that config.json names.
+    """
 
     name: str
     auto_class: str
@@ -24,6 +27,7 @@ class Task:
     outputs: tuple[str, ...]
     torchscript: str
     synonyms: tuple[str, ...] = ()
+    labelled: bool = False
 
 
 TASKS: dict[str, Task] = {
@@ -53,6 +57,7 @@ TASKS: dict[str, Task] = {
             ("logits",),
             "logits",
             ("sequence-classification", "zero-shot-classification"),
+            labelled=True,
         ),
         Task(
             "token-classification",
@@ -61,6 +66,7 @@ TASKS: dict[str, Task] = {
             ("logits",),
             "logits",
             ("ner",),
+            labelled=True,
         ),
         Task(
             "question-answering",

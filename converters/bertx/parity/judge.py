@@ -32,7 +32,10 @@ TAP = f"{HIDDEN_STATES}."
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact to be judged. `outputs` must all be there; `signature` None means weights alone."""
+    """An artifact to be judged. `outputs` must all be there; `signature` None means weights alone.
+
+    `home` is the folder whose config.json and tokenizer go with it.
+    """
 
     path: Path
     name: str
@@ -40,6 +43,7 @@ class Subject:
     dtype: str
     signature: Signature | None
     outputs: tuple[str, ...]
+    home: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,23 +113,23 @@ def run_artifact(
 
 
 def conclude(
-    run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool, inside: Row | None = None
+    run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool, beside: Sequence[Row] = ()
 ) -> Result:
     """The verdict on what a run computed; a run that computed nothing is a failure.
 
-    `inside` is what a look at the artifact's own weights gave, a row like any other.
+    `beside` is what a look at the artifact's own weights, labels and the like gave: rows like any other.
     """
     blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
     result = replace(blank, **run.facts)
     if run.made is None:
         return replace(result, reason=run.reason, cause=f"the runner failed: {run.reason}")
     judged = judge_outputs(result, subject, run.made, bench)
-    if inside is None or judged.verdict == "not-run":
+    if judged.verdict == "not-run":
         return judged
-    outputs = (*judged.outputs, inside)
-    if inside.passed:
-        return replace(judged, outputs=outputs)
-    return replace(judged, outputs=outputs, verdict="fail", cause=f"weights: {inside.problem}")
+    judged = replace(judged, outputs=(*judged.outputs, *beside))
+    bad = [f"{row.name}: {row.problem}" for row in beside if not row.passed]
+    # What is found in the file itself says more than a guess from what it computes, and comes first.
+    return replace(judged, verdict="fail", cause="; ".join([*bad, *filter(None, [judged.cause])])) if bad else judged
 
 
 def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:

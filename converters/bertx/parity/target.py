@@ -125,4 +125,10 @@ def _subject(target: Target, name: str, checkpoint: Checkpoint, task: Task, dtyp
         outputs = tuple(spec.name for spec in signature.outputs) if signature else (task.torchscript,)
     else:
         outputs = ()  # of somebody else's file, those that the reference has are judged
-    return Subject(path, name, kind.name, claimed, signature, outputs)
+    return Subject(path, name, kind.name, claimed, signature, outputs, target.home or _home(path))
+
+
+def _home(path: Path) -> Path | None:
+    """The folder whose configuration goes with a file: its own, or the one around onnx/ and torchscript/."""
+    near = [path.parent, path.parent.parent] if path.parent.name in ("onnx", "torchscript") else [path.parent]
+    return next((folder for folder in near if (folder / "config.json").is_file()), None)

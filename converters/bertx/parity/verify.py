@@ -23,7 +23,9 @@ from bertx.model.wrapper import default_outputs, input_names
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
 from bertx.parity.cases import Case
+from bertx.parity.compare import Row
 from bertx.parity.judge import Bench, Subject, conclude, run_artifact
+from bertx.parity.labels import compare_labels
 from bertx.parity.report import Report, Result
 from bertx.parity.text import open_tokenizer
 from bertx.parity.weights import compare_weights
@@ -102,8 +104,8 @@ def verify_subjects(
                 cases = questions[job.subject.dtype, _inputs(job.subject, checkpoint)]
                 arguments = (job.subject, job.runtime, where, cases, _signature(cases), task.name, limits)
                 runs[job] = pool.submit(run_artifact, *arguments)
-            inside = {
-                subject: pool.submit(compare_weights, subject, checkpoint.weights, options.limit)
+            beside = {
+                subject: pool.submit(_beside, subject, checkpoint, task, options.limit)
                 for subject in dict.fromkeys(job.subject for job in jobs)
             }
             benches = {}
@@ -116,8 +118,8 @@ def verify_subjects(
                     bench = benches[each.subject.dtype, _inputs(each.subject, checkpoint)]
                     each_run = runs[each].result()
                     progress(f"{each.subject.name} in {each.runtime.name}: {each_run.facts['seconds']:.2f} s")
-                    look = inside[each.subject].result()
-                    results.append(conclude(each_run, each.subject, each.runtime, bench, each.asked, look))
+                    rows = beside[each.subject].result()
+                    results.append(conclude(each_run, each.subject, each.runtime, bench, each.asked, rows))
                 else:
                     results.append(each)
     return Verified(_report(results, benches, checkpoint, options), tuple(benches.values()))
@@ -130,6 +132,15 @@ class _Job:
     subject: Subject
     runtime: Runtime | Foreign
     asked: bool
+
+
+def _beside(subject: Subject, checkpoint: Checkpoint, task: Task, factor: float) -> tuple[Row, ...]:
+    """What can be compared without running the artifact: the weights inside it, the labels beside it."""
+    rows = (
+        compare_weights(subject, checkpoint.weights, factor),
+        compare_labels(subject, checkpoint, task, factor),
+    )
+    return tuple(row for row in rows if row is not None)
 
 
 def _plan(subject: Subject, where: str, options: VerifyOptions) -> list[_Job | Result]:
