@@ -16,6 +16,8 @@ DTYPES: dict[str, int] = {
     "float32": 4,
     "float16": 2,
     "bfloat16": 2,
+    "uint8": 1,
+    "int8": 1,
     "bool": 1,
 }
 
@@ -74,20 +76,29 @@ class Signature:
         )
 
 
-def symbolic(name: str, dtype: str, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]]) -> TensorSpec:
-    """The spec of a tensor seen in several runs, from its shape and the (batch, sequence) of each.
+def sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """{symbol: its size} in one batch of inputs, from the shape of each by name."""
+    return {
+        symbol: size
+        for spec in specs
+        for symbol, size in zip(spec.shape, shapes[spec.name], strict=True)
+        if isinstance(symbol, str)
+    }
 
-    A dimension that follows batch or sequence in every run is that symbol, one that stays is fixed, any other is "?".
-    The runs must differ in batch and in sequence for this to tell them apart.
+
+def symbolic(
+    name: str, dtype: str, shapes: Sequence[tuple[int, ...]], seen_sizes: Sequence[Mapping[str, int]]
+) -> TensorSpec:
+    """The spec of a tensor seen in several runs, from its shape and the size of each symbol in every run.
+
+    A dimension that follows a symbol in every run is that symbol, one that stays is fixed, any other is "?". The runs
+    must differ in every symbol for this to tell them apart.
     """
     if len({len(shape) for shape in shapes}) != 1:
         raise InputRefused("E_FORMAT", f"{escape(name)} changes its number of dimensions", "report this model")
+    symbols = {symbol: tuple(each[symbol] for each in seen_sizes) for symbol in seen_sizes[0]}
     shape: list[str | int] = []
     for seen in zip(*shapes, strict=True):
-        if seen == tuple(batch for batch, _ in sizes):
-            shape.append(BATCH)
-        elif seen == tuple(sequence for _, sequence in sizes):
-            shape.append(SEQUENCE)
-        else:
-            shape.append(seen[0] if len(set(seen)) == 1 else "?")
+        followed = next((symbol for symbol, followed in symbols.items() if followed == seen), None)
+        shape.append(followed or (seen[0] if len(set(seen)) == 1 else "?"))
     return TensorSpec(name, dtype, tuple(shape))

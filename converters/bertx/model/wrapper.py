@@ -20,6 +20,7 @@ from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, symbolic
 
 #: sizes of the two sample batches; all four differ, so that a dimension that follows one is told from the others
 _FIRST, _SECOND = (2, 7), (3, 11)
+_SEEN = tuple({BATCH: batch, SEQUENCE: sequence} for batch, sequence in (_FIRST, _SECOND))
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
         first,
         Signature(
             tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in names),
-            tuple(symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), (_FIRST, _SECOND)) for n in outputs),
+            tuple(symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), _SEEN) for n in outputs),
         ),
         len(taps),
         loaded.head,

@@ -19,7 +19,7 @@ from bertx.parity.reference import Reference
 from bertx.parity.report import Result
 from bertx.runtimes import Foreign, Job, Runtime, process
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
-from bertx.signature import Signature, TensorSpec, symbolic
+from bertx.signature import Signature, TensorSpec, sizes, symbolic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,9 +67,10 @@ class Bench:
         """Symbolic shapes of everything the reference gives, read off its answers."""
         exact = self.reference.exact
         names = dict.fromkeys(name for outputs in exact.arrays.values() for name in outputs)
-        sizes = [case.inputs["input_ids"].shape for case in self.cases]
+        shapes = [{name: array.shape for name, array in case.inputs.items()} for case in self.cases]
+        seen = [sizes(self.inputs.inputs, each) for each in shapes]
         return {
-            name: symbolic(name, "float64", [exact.arrays[c.name][name].shape for c in self.cases], sizes)
+            name: symbolic(name, "float64", [exact.arrays[c.name][name].shape for c in self.cases], seen)
             for name in names
         }
 

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     from bertx.runtimes.protocol import Array
 
 
-#: integer types that inputs of foreign files have, as numpy names them
-_INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+#: types that inputs and outputs have, as numpy names them
+_TYPES = {
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+}
 
 
 class OnnxRuntime(Runtime):
@@ -43,11 +52,11 @@ class OnnxRuntimeProgram(Program):
         self.session = _session(str(artifact), device, artifact.parent)
         self.names = [output.name for output in self.session.get_outputs()]
         self.inputs = _bind(self.session, json.loads(metadata["inputs"]))
-        self.kinds = {value.name: _INTEGERS[value.type] for value in self.session.get_inputs()}
+        self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
         self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
-        fed = {theirs: inputs[ours].astype(self.kinds[theirs]) for theirs, ours in self.inputs.items()}
+        fed = {theirs: _cast(theirs, inputs[ours], self.kinds[theirs]) for theirs, ours in self.inputs.items()}
         outputs = dict(zip(self.names, self.session.run(None, fed), strict=True))
         tensors = sorted(set(self.taps.values()))
         values = dict(zip(tensors, self.tapped.run(tensors, fed), strict=True)) if tensors else {}
@@ -57,8 +66,8 @@ class OnnxRuntimeProgram(Program):
         import onnxruntime
 
         provider = self.session.get_providers()[0]
-        kinds = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
-        found = [kinds[output.type] for output in self.session.get_outputs() if output.type in kinds]
+        kinds = [_TYPES.get(output.type, "unknown") for output in self.session.get_outputs()]
+        found = [kind for kind in kinds if kind.startswith("float")]
         return {
             "version": onnxruntime.__version__,
             "provider": provider,
@@ -99,6 +108,16 @@ def _bind(session: Any, ours: list[str]) -> dict[str, str]:
     if len(theirs) != len(ours):
         raise ValueError(f"inputs {', '.join(theirs)} cannot be matched with {', '.join(ours)}")
     return dict(zip(theirs, ours, strict=True))
+
+
+def _cast(name: str, array: Array, wanted: str) -> Array:
+    """An input in the size of number that the file takes; numbers of another kind would be another input."""
+    import numpy as np
+
+    kinds = {"i": "integer", "u": "integer", "f": "float", "b": "bool"}
+    if wanted not in _TYPES.values() or kinds[array.dtype.kind] != kinds[np.dtype(wanted).kind]:
+        raise TypeError(f"{name} takes {wanted} and is given {array.dtype}")
+    return array.astype(wanted)
 
 
 def _taps(session: Any) -> dict[str, str]:

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
+_NUMPY = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 _NAMES = {
     "F64": "float64",
     "F32": "float32",
@@ -39,6 +49,8 @@ _NAMES = {
     "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
+    "I8": "int8",
+    "U8": "uint8",
 }
 
 

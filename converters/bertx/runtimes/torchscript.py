@@ -34,17 +34,19 @@ class TorchScriptProgram(Program):
         self.device = device
         self.module = torch.jit.load(str(artifact), map_location=device).eval()
         signature = json.loads(metadata["signature"])
-        self.inputs = [spec["name"] for spec in signature["inputs"]]
+        self.inputs = {spec["name"]: getattr(torch, spec["dtype"]) for spec in signature["inputs"]}
+        # Asked of the compiled module: a plain one may have an attribute or a part of this name.
+        self.tapped = "hidden_states" in self.module._c._method_names()
         self.output = signature["outputs"][0]["name"]
         self.provider = "unknown"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         import torch
 
-        tensors = [torch.from_numpy(inputs[name]).to(self.device) for name in self.inputs]
+        tensors = [torch.from_numpy(inputs[name]).to(self.device, dtype) for name, dtype in self.inputs.items()]
         with torch.inference_mode():
             result = self.module(*tensors)
-            states = self.module.hidden_states(*tensors) if hasattr(self.module, "hidden_states") else ()
+            states = self.module.hidden_states(*tensors) if self.tapped else ()
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"forward gave a {type(result).__name__}, not one Tensor")
         self.provider = str(result.device)
