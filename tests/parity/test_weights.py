@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
 from bertx.checkpoint.tensors import read_header
 from bertx.parity.compare import Row
@@ -30,16 +33,17 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source.safetensors"
 
 
-def in_onnx(tmp_path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def in_onnx(tmp_path: Path, tensors: dict[str, np.ndarray], **options: Any) -> Path:
     values = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([helper.make_node("Identity", [next(iter(tensors))], ["y"])], "g", [], [output], values)
-    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx", **options)
     return tmp_path / "model.onnx"
 
 
 def look(path: Path, source: Path) -> Row | None:
-    subject = Subject(path, path.name, "onnx" if path.suffix == ".onnx" else "safetensors", "float32", None, ())
+    kinds = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torchscript"}
+    subject = Subject(path, path.name, kinds[path.suffix], "float32", None, ())
     return compare_weights(subject, read_header(source), 1.0)
 
 
@@ -88,9 +92,11 @@ def test_a_name_that_does_not_tell_is_left_to_the_cases(name: str, source: Path,
     assert look(in_onnx(tmp_path, {name: np.zeros((4, 6), np.float32)}), source) is None
 
 
-def test_a_transposed_matrix_is_left_to_the_cases(source: Path, tmp_path: Path) -> None:
+def test_a_transposed_matrix_is_known_by_its_name(source: Path, tmp_path: Path) -> None:
     name = "bert.encoder.layer.0.output.dense.weight"
-    assert look(in_onnx(tmp_path, {name: WEIGHTS[name].T.copy()}), source) is None
+    row = look(in_onnx(tmp_path, {name: WEIGHTS[name].T.copy()}), source)
+    assert row is not None
+    assert row.passed
 
 
 def test_half_precision_is_compared_with_the_rounded_weight(source: Path, tmp_path: Path) -> None:
@@ -99,3 +105,129 @@ def test_half_precision_is_compared_with_the_rounded_weight(source: Path, tmp_pa
     row = look(tmp_path / "half.safetensors", source)
     assert row is not None
     assert row.passed
+
+
+def test_bfloat16_is_compared_with_the_rounded_weight(source: Path, tmp_path: Path) -> None:
+    tensors = {name: torch.from_numpy(array).bfloat16() for name, array in load_file(source).items()}
+    save_tensors(tensors, tmp_path / "rounded.safetensors")
+    row = look(tmp_path / "rounded.safetensors", source)
+    assert row is not None
+    assert row.passed
+    tensors["bert.embeddings.word_embeddings.weight"][27, 2] *= 1.01
+    save_tensors(tensors, tmp_path / "wrong.safetensors")
+    row = look(tmp_path / "wrong.safetensors", source)
+    assert row is not None
+    assert not row.passed
+
+
+def test_a_bfloat16_checkpoint_is_compared_with_what_it_widens_to(source: Path, tmp_path: Path) -> None:
+    tensors = {name: torch.from_numpy(array).bfloat16() for name, array in load_file(source).items()}
+    save_tensors(tensors, tmp_path / "kept.safetensors")
+    save_tensors({name: tensor.float() for name, tensor in tensors.items()}, tmp_path / "wide.safetensors")
+    row = look(tmp_path / "wide.safetensors", tmp_path / "kept.safetensors")
+    assert row is not None
+    assert row.passed
+    assert look(source, tmp_path / "kept.safetensors") != row
+
+
+# without a name, by what they hold
+
+LARGE = {
+    **{f"bert.layer.0.{name}.weight": RNG.standard_normal((16, 12)).astype(np.float32) for name in ("q", "k", "v")},
+    "bert.words.weight": RNG.standard_normal((90, 12)).astype(np.float32),
+    "bert.norm.weight": np.ones(128, np.float32),
+}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    save_file(LARGE, tmp_path / "large.safetensors")
+    return tmp_path / "large.safetensors"
+
+
+def _fused(axis: int) -> np.ndarray:
+    return np.concatenate([LARGE[f"bert.layer.0.{name}.weight"] for name in ("q", "k", "v")], axis)
+
+
+@pytest.mark.parametrize(
+    ("held", "count"),
+    [
+        (LARGE["bert.words.weight"], 1080),
+        (LARGE["bert.words.weight"].T.copy(), 1080),
+        (_fused(0), 576),
+        (_fused(1), 576),
+        (_fused(0).T.copy(), 576),
+    ],
+    ids=["renamed", "transposed", "fused in rows", "fused in columns", "fused and transposed"],
+)
+def test_a_tensor_without_a_name_is_known_by_what_it_holds(
+    held: np.ndarray, count: int, large: Path, tmp_path: Path
+) -> None:
+    row = look(in_onnx(tmp_path, {"val_7": held}), large)
+    assert row is not None
+    assert row.passed
+    assert row.cases[0].count == count
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (LARGE["bert.words.weight"].T.copy(), "bert.words.weight (in val_7) differs in 1 of 1080 elements"),
+        (_fused(0), "bert.layer.0.v.weight (in val_7) differs in 1 of 192 elements"),
+    ],
+    ids=["transposed", "fused"],
+)
+def test_one_element_of_a_tensor_without_a_name_is_found(
+    held: np.ndarray, told: str, large: Path, tmp_path: Path
+) -> None:
+    wrong = held.copy()
+    wrong[-1, -1] += 1
+    row = look(in_onnx(tmp_path, {"val_7": wrong}), large)
+    assert row is not None
+    assert row.problem is not None
+    assert row.problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        LARGE["bert.words.weight"] * np.float32(0.25),
+        np.zeros((90, 12), np.float32),
+        np.concatenate([np.ones(127, np.float32), np.zeros(1, np.float32)]),
+    ],
+    ids=["scaled", "zeros", "ones but for one"],
+)
+def test_what_is_not_half_of_a_tensor_is_left_to_the_cases(held: np.ndarray, large: Path, tmp_path: Path) -> None:
+    assert look(in_onnx(tmp_path, {"val_7": held}), large) is None
+
+
+def test_external_data_is_read(large: Path, tmp_path: Path) -> None:
+    wrong = LARGE["bert.words.weight"].copy()
+    wrong[88, 3] += 1
+    options = {"save_as_external_data": True, "location": "data", "size_threshold": 0}
+    row = look(in_onnx(tmp_path, {"val_7": wrong}, **options), large)
+    assert row is not None
+    assert row.problem is not None
+    assert "first at [88, 3]" in row.problem
+
+
+def test_a_constant_node_is_read(large: Path, tmp_path: Path) -> None:
+    path = in_onnx(tmp_path, {"val_7": LARGE["bert.words.weight"]})
+    model = onnx.load(str(path))
+    (value,) = model.graph.initializer
+    model.graph.node.insert(0, helper.make_node("Constant", [], [value.name], value=value))
+    del model.graph.initializer[:]
+    onnx.save(model, str(path))
+    row = look(path, large)
+    assert row is not None
+    assert row.cases[0].count == 1080
+
+
+def test_external_data_that_is_not_there_is_a_failure_and_no_crash(large: Path, tmp_path: Path) -> None:
+    options = {"save_as_external_data": True, "location": "data", "size_threshold": 0}
+    path = in_onnx(tmp_path, {"val_7": LARGE["bert.words.weight"]}, **options)
+    (tmp_path / "data").unlink()
+    row = look(path, large)
+    assert row is not None
+    assert row.problem is not None
+    assert row.problem.startswith("cannot be read: ")

@@ -1,11 +1,13 @@
-"""The weights inside an artifact beside the checkpoint's, bit for bit where a tensor can be recognised by its name.
+"""The weights inside an artifact beside the checkpoint's, bit for bit, where a tensor can be recognised.
 
-Cases touch few rows of an embedding: a wrong one of the others is found here. What an exporter renamed, folded or
-transposed cannot be recognised, and is judged by what it computes.
+Cases touch few rows of an embedding: a wrong one of the others is found here. A tensor is known by its name; where an
+exporter renamed, transposed or fused it, by what it holds: if half of it or more is one tensor of the checkpoint,
+then all of it should be. What was folded or rounded cannot be recognised, and is judged by what it computes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.checkpoint.tensors import TensorInfo, chunks, read_header
+from bertx.errors import InputRefused, escape
+from bertx.parity.archive import stored
 from bertx.parity.compare import Compared, Row, failed, pool
 from bertx.parity.judge import Subject
 
@@ -22,34 +26,138 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-#: safetensors codes of what is compared, as numpy reads them
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+#: safetensors codes of what is compared, as numpy reads them; bfloat16 is widened to float32
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+#: a tensor without a name is looked up by what it holds from this many elements on
+_FEWEST = 64
+#: how many of its elements are looked at first, and how many of these must differ from one another
+_SAMPLE, _DISTINCT = 256, 16
+#: into how many parts a fused tensor is taken apart
+_PARTS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor inside an artifact, read when it is asked for."""
+    """A tensor inside an artifact, read when it is asked for; bfloat16 widened to float32."""
 
     name: str
+    code: str
     shape: tuple[int, ...]
     read: Callable[[], Array]
 
 
 def compare_weights(subject: Subject, weights: Mapping[str, TensorInfo], factor: float) -> Row | None:
     """A row of the report: how many elements are the checkpoint's, or which tensor is not; None where none is known."""
-    names = _Names(weights)
+    known = _Known(weights)
     count = 0
-    for tensor in _inside(subject):
-        info = names.find(tensor.name)
-        if info is None or info.shape != tensor.shape or info.dtype not in _NUMPY:
-            continue
-        problem = _difference(info, tensor)
-        if problem is not None:
-            return failed("weights", problem, factor)
-        count += info.elements
+    try:
+        for tensor in _inside(subject):
+            found = known.same(tensor)
+            if isinstance(found, str):
+                return failed("weights", found, factor)
+            count += found
+    except Exception as error:  # noqa: BLE001 - whatever a reader raises at somebody's file is about the file
+        return failed("weights", f"cannot be read: {escape(error)}", factor)
     if count == 0:
         return None
     return pool("weights", [Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())], "float32", factor)
+
+
+class _Known:
+    """The checkpoint's tensors, found by an artifact's name for them or by what an artifact's tensor holds."""
+
+    def __init__(self, weights: Mapping[str, TensorInfo]) -> None:
+        floats = {name: info for name, info in weights.items() if info.dtype in _NUMPY}
+        self.names = _Names(floats)
+        self.by_shape: dict[tuple[int, ...], list[TensorInfo]] = {}
+        for info in floats.values():
+            self.by_shape.setdefault(info.shape, []).append(info)
+        self.samples: dict[tuple[str, str], Array] = {}
+
+    def same(self, tensor: _Tensor) -> int | str:
+        """How many elements are the checkpoint's, 0 where the tensor is none of it; in words, how it differs."""
+        info = self.names.find(tensor.name)
+        if info is not None and tensor.shape in (info.shape, info.shape[::-1]):
+            return _difference(info, tensor) or info.elements
+        return self._by_content(tensor)
+
+    def _by_content(self, tensor: _Tensor) -> int | str:
+        parts = [part for part in _parts(tensor.shape) if self._shapes(part.shape(tensor.shape))]
+        if not parts:
+            return 0
+        array = tensor.read()
+        for part in parts:
+            found = [self._block(block, tensor) for block in part.of(array)]
+            problem = next((each for each in found if isinstance(each, str)), None)
+            if problem is not None:
+                return problem
+            if any(found):
+                return sum(each for each in found if isinstance(each, int))
+        return 0
+
+    def _shapes(self, shape: tuple[int, ...]) -> list[TensorInfo]:
+        turned = self.by_shape.get(shape[::-1], []) if len(shape) == 2 and shape[0] != shape[1] else []
+        return [*self.by_shape.get(shape, []), *turned]
+
+    def _block(self, block: Array, tensor: _Tensor) -> int | str:
+        """The same for one part of a tensor, in either orientation."""
+        near = [
+            (info, turned)
+            for info in self._shapes(block.shape)
+            for turned in ([block, block.T] if block.ndim == 2 else [block])
+            if turned.shape == info.shape and self._alike(info, turned, tensor.code)
+        ]
+        for info, turned in near:
+            if bool((turned == _rounded(_array(info), tensor.code)).all()):
+                return int(block.size)
+        if len(near) != 1:
+            return 0
+        info, turned = near[0]
+        same = turned == _rounded(_array(info), tensor.code)
+        return _told(info, same, tensor.name) if same.mean() >= 0.5 else 0
+
+    def _alike(self, info: TensorInfo, array: Array, code: str) -> bool:
+        """Whether half of a sample is the tensor's. Tensors of few numbers (ones, zeros) are like one another."""
+        import numpy as np
+
+        places = np.unravel_index(_places(array.size), array.shape)
+        key = (info.name, code)
+        if key not in self.samples:
+            self.samples[key] = _rounded(_array(info)[places], code)
+        sample = self.samples[key]
+        return len(np.unique(sample)) >= _DISTINCT and float(np.mean(sample == array[places])) >= 0.5
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """One way to take a tensor apart: into `count` equal parts along `axis`."""
+
+    axis: int
+    count: int
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(size // self.count if axis == self.axis else size for axis, size in enumerate(whole))
+
+    def of(self, array: Array) -> list[Array]:
+        import numpy as np
+
+        return list(np.split(array, self.count, self.axis))
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[_Parts]:
+    """The whole first, then what fused tensors (query, key and value in one) may consist of."""
+    if not 1 <= len(shape) <= 2 or math.prod(shape) < _FEWEST:
+        return
+    yield _Parts(0, 1)
+    for axis, size in enumerate(shape):
+        yield from (_Parts(axis, n) for n in _PARTS if size % n == 0 and math.prod(shape) // n >= _FEWEST)
+
+
+def _places(size: int) -> Array:
+    """Places of a sample, spread over a tensor of this size and always the same."""
+    import numpy as np
+
+    return np.random.default_rng(size).integers(0, size, _SAMPLE)
 
 
 class _Names:
@@ -87,47 +195,96 @@ def _modern(name: str) -> str:
 
 def _difference(info: TensorInfo, tensor: _Tensor) -> str | None:
     """Where a tensor is not the checkpoint's rounded to its own dtype, in words; None where it is."""
+    made, wanted = tensor.read(), _rounded(_array(info), tensor.code)
+    # A matrix may lie transposed under its old name; whether rightly so is for the cases to tell.
+    turned = made.ndim == 2 and made.T.shape == wanted.shape and bool((wanted == made.T).all())
+    if turned or (made.shape == wanted.shape and bool((made == wanted).all())):
+        return None
+    return _told(info, (made if made.shape == wanted.shape else made.T) == wanted, "")
+
+
+def _told(info: TensorInfo, same: Array, name: str) -> str:
     import numpy as np
 
-    made = tensor.read()
-    kept = _array(info)
-    with np.errstate(over="ignore"):
-        wanted = kept.astype(made.dtype)
-    same = made == wanted
-    # A square matrix may lie transposed under its old name; whether rightly so is for the cases to tell.
-    if bool(same.all()) or (made.ndim == 2 and wanted.shape == made.T.shape and bool((made == wanted.T).all())):
-        return None
     where = ", ".join(str(int(i)) for i in np.argwhere(~same)[0])
-    return f"{info.name} differs in {int((~same).sum())} of {same.size} elements, first at [{where}]"
+    held = f" (in {name})" if name else ""
+    return f"{info.name}{held} differs in {int((~same).sum())} of {same.size} elements, first at [{where}]"
+
+
+def _array(info: TensorInfo) -> Array:
+    """A tensor of a safetensors file; bfloat16 widened to float32."""
+    return _decoded(b"".join(chunks(info)), info.dtype, info.shape)
+
+
+def _decoded(data: bytes, code: str, shape: tuple[int, ...]) -> Array:
+    import numpy as np
+
+    found = np.frombuffer(data, dtype=_NUMPY[code]).reshape(shape)
+    return (found.astype(np.uint32) << 16).view(np.float32) if code == "BF16" else found
+
+
+def _rounded(array: Array, code: str) -> Array:
+    """Numbers as a dtype keeps them: rounded to nearest, ties to even; bfloat16 in float32."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        if code != "BF16":
+            return array.astype(_NUMPY[code])
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _inside(subject: Subject) -> Iterator[_Tensor]:
-    """The floating tensors inside an artifact by name; none where its format does not tell them without running it."""
+    """The floating tensors inside an artifact by name. No code in the file is run."""
     if subject.format == "safetensors":
         yield from _safetensors(subject.path)
     if subject.format == "onnx":
         yield from _onnx(subject.path)
+    if subject.format == "torchscript":
+        yield from _torchscript(subject.path)
 
 
 def _safetensors(path: Path) -> Iterator[_Tensor]:
     for info in read_header(path).values():
         if info.dtype in _NUMPY:
-            yield _Tensor(info.name, info.shape, partial(_array, info))
+            yield _Tensor(info.name, info.dtype, info.shape, partial(_array, info))
 
 
-def _array(info: TensorInfo) -> Array:
-    import numpy as np
+def _torchscript(path: Path) -> Iterator[_Tensor]:
+    try:
+        found = list(stored(path))
+    except InputRefused:
+        return  # an archive that is not understood tells no weights; whether it loads is for its runner to say
+    for each in found:
 
-    return np.frombuffer(b"".join(chunks(info)), dtype=_NUMPY[info.dtype]).reshape(info.shape)
+        def read(data: Callable[[], bytes] = each.read, code: str = each.code, shape: Any = each.shape) -> Array:
+            return _decoded(data(), code, shape)
+
+        yield _Tensor(each.path, each.code, each.shape, read)
 
 
 def _onnx(path: Path) -> Iterator[_Tensor]:
+    """Initializers and larger Constant nodes, external data included."""
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(str(path), load_external_data=False)
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in floats:
-            read = partial(numpy_helper.to_array, tensor, base_dir=str(path.parent))
-            yield _Tensor(tensor.name, tuple(tensor.dims), read)
+    kinds = onnx.TensorProto
+    codes = {kinds.FLOAT: "F32", kinds.FLOAT16: "F16", kinds.DOUBLE: "F64", kinds.BFLOAT16: "BF16"}
+    constants = [
+        (node.output[0], attribute.t)
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    for name, tensor in (*((each.name, each) for each in model.graph.initializer), *constants):
+        if tensor.data_type not in codes:
+            continue
+        code = codes[tensor.data_type]
+
+        def read(tensor: Any = tensor, code: str = code) -> Array:
+            made: Array = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            return made.astype("float32") if code == "BF16" else made
+
+        yield _Tensor(name, code, tuple(tensor.dims), read)
