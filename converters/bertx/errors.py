@@ -29,6 +29,7 @@ CODES: dict[str, str] = {
     "E_FORMAT": "a file is not what its name says",
     "E_TASK_UNSUPPORTED": "the checkpoint cannot do this task",
     "E_MODULES": "a sentence-transformers module is not understood",
+    "E_MODULE": "a plain module gives nothing that can be exported and judged",
     "E_TOKENIZER": "the tokenizer is missing or cannot be read",
     "E_BUNDLE": "a bundle or its manifest is malformed",
     "E_BUNDLE_MISMATCH": "the bundle holds another commit, task or head",

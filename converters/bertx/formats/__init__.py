@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from bertx.checkpoint import Checkpoint
 from bertx.errors import UsageError, escape
 from bertx.model.tasks import Task
+from bertx.model.wrapper import Source
 from bertx.signature import Signature
 
 _SUFFIXES = {"float32": "", "float16": "_fp16", "bfloat16": "_bf16"}
@@ -68,6 +69,10 @@ class Format(ABC):
     @abstractmethod
     def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
         """Writes the artifact to `path`. Raises InputRefused where this checkpoint cannot become one."""
+
+    @abstractmethod
+    def write_module(self, source: Source, options: ExportOptions, path: Path) -> Written:
+        """Writes a plain module to `path`. Raises InputRefused where it cannot become an artifact of this format."""
 
     @abstractmethod
     def contents(self, path: Path) -> Contents:

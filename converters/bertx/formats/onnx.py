@@ -12,6 +12,7 @@ import logging
 import re
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bertx.errors import InputRefused, LocalProblem, escape
 from bertx.formats import Contents, ExportOptions, Format, Written, artifact_name
 from bertx.model.tasks import HIDDEN_STATES, Task
 from bertx.model.wrapper import Source, default_outputs, wrap
-from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+from bertx.signature import Signature, TensorSpec
 
 #: keys of the model's metadata
 SIGNATURE, TAPS, TASK = "bertx.signature", "bertx.taps", "bertx.task"
@@ -37,24 +38,27 @@ class Onnx(Format):
         return artifact_name("onnx", ".onnx", options)
 
     def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
-        import onnx
-        import torch
         import transformers
 
         outputs = _expand(options.output_names, checkpoint) or default_outputs(checkpoint, task)
         source = wrap(checkpoint, task, options.dtype or "float32", outputs, fused=False)
+        written = self.write_module(source, options, path)
+        return replace(written, versions={**written.versions, "transformers": transformers.__version__})
+
+    def write_module(self, source: Source, options: ExportOptions, path: Path) -> Written:
+        import onnx
+        import torch
+
         model = _capture(source, options)
+        _separate(model)
+        _check_moving(model, source)
         taps = _hide_taps(model, source)
         _describe(model, source, taps)
         size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
         external = size > _EMBEDDED if options.external_data is None else options.external_data
         _save(model, path, external)
         onnx.checker.check_model(str(path), full_check=not external)
-        versions = {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "onnx": onnx.__version__,
-        }
+        versions = {"torch": torch.__version__, "onnx": onnx.__version__}
         recorded = {"opset": options.opset, "external_data": external}
         return Written(source.dtype, source.signature, taps, recorded, versions, source.head)
 
@@ -91,10 +95,9 @@ def _capture(source: Source, options: ExportOptions) -> Any:
     """The onnx_ir model of the wrapped module, hidden states among its outputs."""
     import torch
 
-    names = [spec.name for spec in source.signature.inputs]
-    batch, sequence = torch.export.Dim(BATCH), torch.export.Dim(SEQUENCE)
     module = source.module
-    module.forward = module.with_taps
+    if not source.plain:
+        module.forward = module.with_taps
     states = [f"{HIDDEN_STATES}.{k}" for k in range(source.layers)]
     _silence()
     try:
@@ -104,9 +107,9 @@ def _capture(source: Source, options: ExportOptions) -> Any:
                 module,
                 tuple(source.samples.values()),
                 None,
-                input_names=names,
+                input_names=[spec.name for spec in source.signature.inputs],
                 output_names=[spec.name for spec in source.signature.outputs] + [f"tap.{name}" for name in states],
-                dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
+                dynamic_shapes=_moving(source),
                 opset_version=options.opset,
                 dynamo=True,
                 verbose=False,
@@ -123,6 +126,44 @@ def _capture(source: Source, options: ExportOptions) -> Any:
             "E_EXPORT", f"this model cannot be written at opset {options.opset}", "choose a higher --opset"
         )
     return model
+
+
+def _moving(source: Source) -> Any:
+    """The axes that move, as torch.export wants them: by name; in one tuple for a module that takes any inputs.
+
+    A plain module may allow some sizes only (a multiple of four, say), which a Dim would refuse and a name does not.
+    """
+    import torch
+
+    def axis(symbol: str) -> Any:
+        return symbol if source.plain else torch.export.Dim(symbol)
+
+    symbols = {size for spec in source.signature.inputs for size in spec.shape if isinstance(size, str)}
+    sizes = {symbol: axis(symbol) for symbol in symbols}
+    moving = {
+        spec.name: {k: sizes[size] for k, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in source.signature.inputs
+    }
+    return (tuple(moving.values()),) if source.plain else moving
+
+
+def _check_moving(model: Any, source: Source) -> None:
+    """Refuses a graph that fixed an axis which is to move."""
+    for value, spec in zip(model.graph.inputs, source.signature.inputs, strict=True):
+        for size, symbol in zip(value.shape, spec.shape, strict=True):
+            if isinstance(symbol, str) and isinstance(size, int):
+                what = f"torch.onnx fixes {symbol} of {spec.name} at {size}"
+                raise InputRefused("E_EXPORT", what, "the module branches on it: compute with it, or leave it fixed")
+
+
+def _separate(model: Any) -> None:
+    """Renames values inside the graph that have the name of an input or output: the exporter does not look."""
+    graph = model.graph
+    ends = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in ends and ends[value.name] is not value:
+                value.name = f"{value.name}.inside"
 
 
 def _silence() -> None:

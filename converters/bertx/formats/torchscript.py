@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, escape
 from bertx.formats import Contents, ExportOptions, Format, Written, artifact_name
 from bertx.model.tasks import HIDDEN_STATES, Task
+from bertx.model.wrapper import Source, wrap
 from bertx.signature import Signature
 
 #: the extra file inside a TorchScript archive that holds what bertx wrote about it
@@ -32,22 +34,27 @@ class TorchScript(Format):
         return artifact_name("torchscript", ".pt", options)
 
     def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
-        import torch
         import transformers
-
-        from bertx.model.portable import archive
-        from bertx.model.wrapper import wrap
 
         outputs = options.output_names or (task.torchscript,)
         source = wrap(checkpoint, task, options.dtype or "float32", outputs[:1], fused=True)
+        written = self.write_module(source, options, path)
+        return replace(written, versions={**written.versions, "transformers": transformers.__version__})
+
+    def write_module(self, source: Source, options: ExportOptions, path: Path) -> Written:
+        import torch
+
+        from bertx.model.portable import archive
+
         samples = tuple(source.samples.values())
+        methods = ("forward",) if source.plain else ("forward", HIDDEN_STATES)
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", module=r"torch|transformers|bertx")
             try:
                 traced = torch.jit.trace_module(
                     source.module,
-                    {"forward": samples, HIDDEN_STATES: samples},
+                    dict.fromkeys(methods, samples),
                     check_trace=False,
                     _store_inputs=False,
                 )
@@ -55,16 +62,18 @@ class TorchScript(Format):
                 raise InputRefused("E_EXPORT", f"PyTorch cannot trace it: {escape(error)}", "try to-onnx") from error
             about = {
                 "bertx": bertx.__version__,
-                "task": task.name,
+                "task": source.task.name,
                 "dtype": source.dtype,
                 **source.signature.to_json(),
             }
             # torch.jit.save to a path aborts the process on a full disk; memory first, then a write that can fail.
             buffer = archive(traced, {EXTRA: json.dumps(about).encode()})
         path.write_bytes(buffer.getbuffer())
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        versions = {"torch": torch.__version__}
         taps = {f"{HIDDEN_STATES}.{k}": f"{HIDDEN_STATES}()[{k}]" for k in range(source.layers)}
-        return Written(source.dtype, source.signature, taps, {"tensor": outputs[0]}, versions, source.head)
+        return Written(
+            source.dtype, source.signature, taps, {"tensor": source.signature.outputs[0].name}, versions, source.head
+        )
 
     def contents(self, path: Path) -> Contents:
         about = _extra(path)

@@ -6,7 +6,8 @@ no device, no dtype and no branch that depended on the sample; `probe` tells whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import bertx.model.loading as loading
@@ -15,7 +16,7 @@ from bertx.errors import InputRefused, escape
 from bertx.model.modules import build_pooling, read_pooling
 from bertx.model.probe import explicit_arguments, sample, tensor_arguments
 from bertx.model.stock import named_outputs
-from bertx.model.tasks import HIDDEN_STATES, Task
+from bertx.model.tasks import HIDDEN_STATES, MODULE, Task
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, symbolic
 
 #: sizes of the two sample batches; all four differ, so that a dimension that follows one is told from the others
@@ -25,7 +26,10 @@ _SEEN = tuple({BATCH: batch, SEQUENCE: sequence} for batch, sequence in (_FIRST,
 
 @dataclass(frozen=True)
 class Source:
-    """What a format writes from: the wrapped model, its sample inputs, its signature and its taps."""
+    """What a format writes from: the wrapped model, its sample inputs, its signature and its taps.
+
+    `state` is the state_dict of a plain module.
+    """
 
     module: Any
     samples: dict[str, Any]
@@ -35,6 +39,12 @@ class Source:
     unused: tuple[str, ...]
     task: Task
     dtype: str
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a plain module, which has no layer boundaries and takes its inputs by position."""
+        return self.task.name == MODULE
 
 
 def input_names(checkpoint: Checkpoint) -> tuple[str, ...]:

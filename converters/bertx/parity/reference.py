@@ -20,6 +20,7 @@ from typing import Any
 
 from bertx.checkpoint import Checkpoint
 from bertx.errors import Bug, InputRefused, SourceUnavailable
+from bertx.model.precision import precision
 from bertx.parity import store
 from bertx.runtimes import process
 from bertx.runtimes.eager import EagerProgram
@@ -123,24 +124,11 @@ def _answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
 
 def _exact(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any] | None, bool | None]:
     """(answers in float64 on the CPU, whether all of it was float64); (None, None) where the family cannot."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Watch(TorchDispatchMode):
-        pure = True
-
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = function(*args, **(kwargs or {}))
-            narrow = (torch.float32, torch.float16, torch.bfloat16)
-            if isinstance(made, torch.Tensor) and made.numel() > 1 and made.dtype in narrow:
-                self.pure = False
-            return made
-
     stock.device = "cpu"
     stock.loaded.model.cpu().double()
     smallest = min(cases.arrays.values(), key=lambda inputs: sum(array.size for array in inputs.values()))
     try:
-        with Watch() as watch:
+        with precision() as watch:
             stock.run(smallest)
         answers = _answers(stock, cases)
         # A softmax in float32 turns float64's lowest number into −inf: rows that see no key are NaN there only.
