@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertx.checkpoint.tensors import BITS, chunks, dtypes, parameters, read_header, read_weights
+from bertx.checkpoint.tensors import BITS, chunks, dtypes, parameters, read_header
+from bertx.checkpoint.weights import read_weights
 from bertx.errors import InputRefused
 
 Header = dict[str, Any]
@@ -343,14 +344,6 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, shard: object
 def test_a_malformed_index_is_refused(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert "index.json" in refusal(tmp_path).message
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
-def test_bin_weights_alone_are_refused_with_the_way_to_convert_them(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PK")
-    error = refusal(tmp_path, "E_WEIGHTS")
-    assert ".bin weights are not read yet" in error.message
-    assert "model.safetensors" in error.hint
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

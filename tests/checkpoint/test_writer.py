@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bertx.checkpoint.tensors import TensorInfo, read_header, read_weights
+from bertx.checkpoint.tensors import TensorInfo, read_header
+from bertx.checkpoint.weights import read_weights
 from bertx.checkpoint.writer import Written, write_safetensors
 from bertx.errors import BertxError, Bug, InputRefused, UsageError
 
@@ -333,7 +334,7 @@ def child(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
 def test_a_file_that_cannot_grow_is_an_os_error_and_is_removed(tmp_path: Path) -> None:
     program = """
         import pathlib, resource, sys
-        from bertx.checkpoint.tensors import read_weights
+        from bertx.checkpoint.weights import read_weights
         from bertx.checkpoint.writer import write_safetensors
         weights = read_weights(pathlib.Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
@@ -364,7 +365,7 @@ def test_memory_stays_flat(tmp_path: Path, dtype: str) -> None:
             return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
         empty = peak()
-        from bertx.checkpoint.tensors import read_weights
+        from bertx.checkpoint.weights import read_weights
         from bertx.checkpoint.writer import write_safetensors
         dtype = "DTYPE" or None
         write_safetensors(read_weights(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]), dtype=dtype)

@@ -268,6 +268,22 @@ def test_buffers_that_older_versions_wrote_are_kept_and_reported(bert: Path) -> 
     assert loaded(change(bert, lambda tensors: tensors.update(positions))).unused == ("embeddings.position_ids",)
 
 
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_weights_of_torch_save_are_loaded_by_our_own_reader(
+    pretrained: Path, zip_format: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = answer(pretrained, "fill-mask", "logits")
+    tensors = load_file(pretrained / "model.safetensors")
+    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
+    tensors["cls.predictions.transform.dense.weight"] = (
+        tensors["cls.predictions.transform.dense.weight"].t().clone().t()
+    )
+    torch.save(tensors, pretrained / "pytorch_model.bin", _use_new_zipfile_serialization=zip_format)
+    (pretrained / "model.safetensors").unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load unpickles"))
+    assert torch.equal(answer(pretrained, "fill-mask", "logits"), before)
+
+
 def test_loading_does_not_touch_the_random_state(bert: Path) -> None:
     before = torch.random.get_rng_state()
     loaded(bert)

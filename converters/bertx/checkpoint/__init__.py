@@ -14,7 +14,8 @@ import bertx.bundle as bundle
 import bertx.manifest as manifests
 from bertx.checkpoint.config import Config, read_config
 from bertx.checkpoint.hub import HubOptions, cached, snapshot
-from bertx.checkpoint.tensors import TensorInfo, read_weights
+from bertx.checkpoint.tensors import TensorInfo
+from bertx.checkpoint.weights import read_weights
 from bertx.errors import SourceUnavailable, UsageError, escape
 
 #: what a bundle takes over from a checkpoint beside its weights, where it is there

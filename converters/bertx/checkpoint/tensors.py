@@ -1,8 +1,7 @@
-"""Where each tensor of a checkpoint lies: safetensors headers, read strictly and without the data.
+"""Where each tensor of a file lies, and its bytes in pieces; safetensors headers, read strictly and without the data.
 
 A safetensors file is eight bytes of header length (little endian), a JSON header, and the data of the tensors
-without gaps (https://github.com/huggingface/safetensors#format). A checkpoint is one such file, or an index
-with several. Nothing here allocates more than a header needs.
+without gaps (https://github.com/huggingface/safetensors#format). Nothing here allocates more than a header needs.
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bertx.checkpoint.config import locate, parse_json, read_bounded
+from bertx.checkpoint.archive import Entry
+from bertx.checkpoint.config import parse_json
 from bertx.errors import InputRefused, escape
 
 #: The largest header, in bytes; the format's own limit.
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 100_000
-#: The largest index of shards, in bytes: room for `MAX_TENSORS` long names.
-MAX_INDEX_BYTES = 32 * 2**20
 #: How much of a tensor is in memory at once, in bytes; a multiple of every element size.
 CHUNK = 262_144
 
@@ -45,7 +43,12 @@ _LARGEST = 2**64
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor in a file: `dtype` is a safetensors code ("F32"); its bytes are file[begin:end]."""
+    """One tensor in a file: `dtype` is a safetensors code ("F32"); its bytes are file[begin:end].
+
+    Where `strides` are not None, it is a view with gaps, repetitions or another order: its element at index i is the
+    one sum(i * strides) elements after `begin`, and `end` is where the last of them ends. `entry` is the archive's
+    entry that the bytes are part of, whose checksum `chunks` checks.
+    """
 
     name: str
     dtype: str
@@ -53,40 +56,32 @@ class TensorInfo:
     file: Path
     begin: int
     end: int
+    strides: tuple[int, ...] | None = None
+    entry: Entry | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.end - self.begin
+        return self.elements * BITS[self.dtype] // 8
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What tensors have in common that are one tensor under several names."""
+        return (self.file, self.begin, self.end, self.dtype, self.shape, self.strides)
 
-def read_weights(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint folder, from model.safetensors or from the shards of its index.
 
-    Raises InputRefused: "E_WEIGHTS" where there are none, or where shards are missing or do not hold what the
-    index says; "E_FORMAT" where a file is malformed.
-    """
-    single = locate(folder, "model.safetensors", "E_WEIGHTS")
-    if single is not None:
-        return _some(folder, read_header(single))
-    index = locate(folder, "model.safetensors.index.json", "E_WEIGHTS")
-    if index is not None:
-        return _some(folder, _read_shards(folder, index))
-    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
-        if locate(folder, name, "E_WEIGHTS") is not None:
-            raise InputRefused(
-                "E_WEIGHTS",
-                f"{escape(folder)} holds {name} only, and .bin weights are not read yet",
-                "convert them to model.safetensors (transformers: save_pretrained)",
-            )
-    raise InputRefused(
-        "E_WEIGHTS",
-        f"no weights in {escape(folder)}: neither model.safetensors nor model.safetensors.index.json",
-        "name a folder that save_pretrained wrote",
-    )
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements of a view with these strides lie one after another, as in PyTorch."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -115,18 +110,47 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def chunks(info: TensorInfo, size: int = CHUNK) -> Iterator[bytes]:
-    """The bytes of a tensor in pieces of `size` bytes, of which the last may be shorter.
+    """The bytes of a tensor in row-major order, in pieces of `size` bytes, of which some may be shorter.
 
-    Raises InputRefused("E_FORMAT") where the file has become shorter since its header was read.
+    The checksum of the archive's entry that they lie in is checked once. Raises InputRefused("E_FORMAT") where it
+    is wrong, or where the file has become shorter since its header was read.
     """
-    left = info.nbytes
-    with info.file.open("rb") as handle:
-        handle.seek(info.begin)
-        while left:
-            piece = handle.read(min(size, left))
+    entry = info.entry
+    if entry is not None and not entry.checked:
+        if (info.begin, info.end, info.strides) == (entry.begin, entry.end, None):
+            yield from _checked(info, entry, size)
+            return
+        for _ in _checked(info, entry, CHUNK):
+            pass
+    if info.strides is not None:
+        from bertx.checkpoint.views import gathered
+
+        yield from gathered(info, size)
+        return
+    yield from _span(info, info.begin, info.end, size)
+
+
+def _checked(info: TensorInfo, entry: Entry, size: int) -> Iterator[bytes]:
+    """The bytes of a whole entry. Raises InputRefused after them where they do not have its checksum."""
+    import zlib
+
+    crc = 0
+    for piece in _span(info, entry.begin, entry.end, size):
+        crc = zlib.crc32(piece, crc)
+        yield piece
+    if crc != entry.crc:
+        _refuse(info.file, f"is damaged: the data of tensor {_shown(info.name)} does not have its checksum")
+    entry.checked = True
+
+
+def _span(info: TensorInfo, begin: int, end: int, size: int) -> Iterator[bytes]:
+    with info.file.open("rb", buffering=0) as handle:
+        handle.seek(begin)
+        while begin < end:
+            piece = handle.read(min(size, end - begin))
             if not piece:
                 _refuse(info.file, f"ended within tensor {_shown(info.name)}: it changed while it was read")
-            left -= len(piece)
+            begin += len(piece)
             yield piece
 
 
@@ -209,50 +233,6 @@ def _bits(shape: list[int], bits: int) -> int:
     return total
 
 
-def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
-    shards = _weight_map(index)
-    found: dict[str, TensorInfo] = {}
-    paths = {shard: locate(folder, shard, "E_WEIGHTS") for shard in shards}
-    missing = sorted(shard for shard, path in paths.items() if path is None)
-    if missing:
-        _refuse_weights(index, f"names {len(missing)} of {len(shards)} shards that are not there", missing)
-    for shard, path in paths.items():
-        assert path is not None
-        infos = read_header(path)
-        if absent := sorted(shards[shard] - infos.keys()):
-            _refuse_weights(index, f"names tensors that are not in {escape(shard)}", absent)
-        if surplus := sorted(infos.keys() - shards[shard]):
-            _refuse_weights(index, f"does not name tensors that are in {escape(shard)}", surplus)
-        found.update(infos)
-    return found
-
-
-def _weight_map(index: Path) -> Mapping[str, set[str]]:
-    """Shard -> the tensors that the index expects in it."""
-    document = parse_json(read_bounded(index, MAX_INDEX_BYTES, "E_FORMAT"), index, "E_FORMAT")
-    weight_map = document.get("weight_map")
-    if not isinstance(weight_map, dict) or len(weight_map) > MAX_TENSORS:
-        _refuse(index, f"has no weight_map of at most {MAX_TENSORS:,} tensors")
-    shards: dict[str, set[str]] = {}
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _plain_name(shard):
-            _refuse(index, f"places tensor {_shown(name)} in what is no file name", "correct its weight_map")
-        shards.setdefault(shard, set()).add(name)
-    return shards
-
-
-def _plain_name(name: str) -> bool:
-    """Whether this is the name of a safetensors file beside the index: no path, no drive, nothing hidden."""
-    short = len(name.encode()) <= 255
-    return short and name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:\0")
-
-
-def _some(folder: Path, infos: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    if not infos:
-        raise InputRefused("E_WEIGHTS", f"the weights in {escape(folder)} hold no tensor", "save the model again")
-    return infos
-
-
 def _shown(name: str) -> str:
     return escape(name[:200], 200)
 
@@ -265,7 +245,3 @@ def listed(names: list[str], most: int = 5) -> str:
 
 def _refuse(file: Path, what: str, hint: str = _DOWNLOAD) -> NoReturn:
     raise InputRefused("E_FORMAT", f"{escape(file)} {what}", hint)
-
-
-def _refuse_weights(index: Path, what: str, names: list[str]) -> NoReturn:
-    raise InputRefused("E_WEIGHTS", f"{escape(index)} {what}: {listed(names)}", "download the checkpoint again")

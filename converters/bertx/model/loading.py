@@ -6,14 +6,18 @@ misshapen or not finite is a refusal that names it.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
+import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.checkpoint import Checkpoint
+from bertx.checkpoint.writer import write_safetensors
 from bertx.errors import InputRefused, escape
 from bertx.model.tasks import Task
 
@@ -121,9 +125,9 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
         },
     )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _safetensors_folder(checkpoint) as folder:
             model, info = strict.from_pretrained(  # type: ignore[attr-defined]
-                str(checkpoint.folder),
+                str(folder),
                 config=config,
                 dtype=getattr(torch, dtype),
                 attn_implementation=attention if getattr(stock, "_supports_sdpa", False) else "eager",
@@ -146,6 +150,20 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
     _check_finite(model, dtype)
     model.eval().requires_grad_(False)
     return Loaded(model, pooler, unused)
+
+
+@contextlib.contextmanager
+def _safetensors_folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder from which transformers can read the weights without unpickling anything.
+
+    Weights of torch.save are copied by our own reader into a temporary one; a tied pair is then two equal tensors.
+    """
+    if all(path.suffix == ".safetensors" for path in checkpoint.weight_files()):
+        yield checkpoint.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="bertx-", ignore_cleanup_errors=True) as name:
+        write_safetensors(checkpoint.weights, Path(name) / "model.safetensors")
+        yield Path(name)
 
 
 def _head_class(task: Task, config: Any) -> Any:
