@@ -130,6 +130,17 @@ def test_a_bundle_whose_source_is_gone_is_its_own_reference(
     assert (refused.code, "error[E_REFERENCE]" in refused.err) == (4, True)
 
 
+def test_a_bundles_own_golden_cases_are_a_reference(bertx: Callable[..., Ran], minilm_bundle: Path) -> None:
+    runtimes = ("--runtime", "onnxruntime", "--runtime", "torchscript")
+    ran = bertx("verify", minilm_bundle, "--against", minilm_bundle / "parity", *runtimes, "--json")
+    assert (ran.code, ran.json["reference"]["origin"]) == (0, "recorded"), ran.err
+    found = {r["artifact"]: [row["name"] for row in r["outputs"]] for r in ran.json["results"] if r["outputs"]}
+    assert found == {
+        "onnx/model.onnx": ["last_hidden_state", "sentence_embedding"],
+        "torchscript/model.pt": ["sentence_embedding"],
+    }
+
+
 def test_golden_cases_hold_for_a_checker_without_pytorch(minilm_bundle: Path) -> None:
     import onnxruntime
     from safetensors import safe_open

@@ -21,8 +21,11 @@ from bertx.model.wrapper import default_outputs
 from bertx.parity import golden, target
 from bertx.parity.compare import Compared, pool
 from bertx.parity.judge import Subject
+from bertx.parity.options import VerifyOptions
+from bertx.parity.origin import Origin, Stock
+from bertx.parity.recording import Recording, holds_recording
 from bertx.parity.report import Report, Result
-from bertx.parity.verify import VerifyOptions, check_options, trusted, verify_subjects
+from bertx.parity.verify import check_options, trusted, verify_subjects
 from bertx.runtimes import process, runtime_named, trust
 
 __all__ = ["Export", "Verification", "export", "fetch", "verify"]
@@ -114,7 +117,7 @@ def export(
 
 def verify(
     subject: Export | str | Path,
-    against: Checkpoint | str | None = None,
+    against: Checkpoint | str | Path | None = None,
     *,
     task: str | None = None,
     options: VerifyOptions | None = None,
@@ -122,7 +125,9 @@ def verify(
     fetching: FetchOptions | None = None,
     progress: Progress = _silent,
 ) -> Verification:
-    """Compares every artifact of a bundle, folder or file with eager PyTorch. Writes nothing.
+    """Compares every artifact of a bundle, folder or file with eager PyTorch, or with golden cases.
+
+    `against` is a checkpoint, or the folder of a recording; default what the bundle was made from. Writes nothing.
 
     Raises BertxError where nothing can be compared at all; what was compared and is wrong is in the report.
     """
@@ -130,19 +135,38 @@ def verify(
     options = replace(options, device=device) if device is not None else options
     check_options(options)
     found = target.find(str(subject.folder if isinstance(subject, Export) else subject))
-    if isinstance(against, Checkpoint):
-        source = against
-    elif against is not None:
-        source = fetch(against, fetching)
-    else:
-        source = of_bundle(target.require_reference(found), fetching or FetchOptions())
-    chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
-    subjects = target.subjects(found, source, chosen, options.dtype)
+    origin = _reference(found, against, task, options, fetching)
+    subjects = target.subjects(found, origin, options.dtype)
     if found.alone and not trusted(subjects[0], options):
         what = f"{found.files[0]} would run code, and bertx did not write it here"
         raise InputRefused("E_UNTRUSTED", escape(what), "add --trust if you trust its author")
-    judged = verify_subjects(subjects, source, chosen, options, progress)
+    judged = verify_subjects(subjects, origin, options, progress)
     return Verification(judged.report, tuple(target.changed(found)))
+
+
+def _reference(
+    found: target.Target,
+    against: Checkpoint | str | Path | None,
+    task: str | None,
+    options: VerifyOptions,
+    fetching: FetchOptions | None,
+) -> Origin:
+    """What to compare with: golden cases that somebody recorded, a checkpoint, or the one that a bundle names."""
+    if isinstance(against, str | Path) and holds_recording(Path(against).expanduser()):
+        recording = Recording(Path(against).expanduser())
+        other = task not in (None, "auto", recording.task) and f"the recording is of {recording.task}, not of {task}"
+        own = (options.cases != "quick" or bool(options.texts)) and "a recording brings its own cases"
+        if other or own:
+            raise UsageError("E_USAGE", escape(other or own), "leave the option out, or name a checkpoint")
+        return recording
+    if isinstance(against, Checkpoint):
+        source = against
+    elif against is not None:
+        source = fetch(str(against), fetching)
+    else:
+        source = of_bundle(target.require_reference(found), fetching or FetchOptions())
+    chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
+    return Stock(source, chosen)
 
 
 def _refuse_overlap(source: Checkpoint, output: Path) -> None:
@@ -225,7 +249,7 @@ def _judge(
     if not subjects:
         return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
     own = replace(options, trust=True)  # these files were written a moment ago, by this process
-    judged = verify_subjects(subjects, source, task, own, progress)
+    judged = verify_subjects(subjects, Stock(source, task), own, progress)
     report = replace(judged.report, results=(*same, *judged.report.results))
     error = report.error()
     if error is not None:
@@ -233,7 +257,9 @@ def _judge(
         raise error
     plain = next((bench for bench in judged.benches if subjects[0].dtype == "float32"), None)
     if plain is not None:
-        golden.write(plain, default_outputs(source, task), staged.path)
+        names = tuple(n for n in dict.fromkeys((*default_outputs(source, task), task.torchscript)) if n in plain.specs)
+        told = {"checkpoint": source.source, "commit": source.commit}
+        golden.write(plain, names, lambda name: staged.path(f"{golden.FOLDER}/{name}"), source=told)
     return report
 
 

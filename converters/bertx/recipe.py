@@ -22,7 +22,7 @@ from bertx.checkpoint import FetchOptions, fetch
 from bertx.errors import SourceUnavailable, UsageError, escape
 from bertx.formats import ExportOptions
 from bertx.formats import registry as formats
-from bertx.parity.verify import VerifyOptions
+from bertx.parity.options import VerifyOptions
 from bertx.runtimes import Foreign, foreign
 
 _KEYS = {

@@ -22,6 +22,7 @@ from bertx.formats import registry as formats
 from bertx.model.tasks import TASKS
 from bertx.parity import target
 from bertx.parity.judge import Bench, Subject, judge
+from bertx.parity.origin import Stock
 from bertx.parity.report import Result
 from bertx.parity.verify import VerifyOptions, make_bench
 from bertx.runtimes import foreign
@@ -49,7 +50,7 @@ def bench(tiny: Path) -> Bench:
 def run(tiny_bundle: Path, tiny: Path, bench: Bench) -> Judge:
     """Judges the tiny bundle's ONNX file in a runner with a fault; `limits` for those that do not end."""
     found = target.find(str(tiny_bundle))
-    subject: Subject = target.subjects(found, open_folder(tiny), TASKS["feature-extraction"], None)[0]
+    subject: Subject = target.subjects(found, Stock(open_folder(tiny), TASKS["feature-extraction"]), None)[0]
 
     @cache
     def judged(fault: str, limits: Limits | None = None) -> Result:

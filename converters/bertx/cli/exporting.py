@@ -15,7 +15,7 @@ from bertx.cli.options import Decorator, Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError
 from bertx.formats import ExportOptions
-from bertx.parity.verify import VerifyOptions
+from bertx.parity.options import VerifyOptions
 
 #: the options that every exporter has
 OPTIONS = (

@@ -41,11 +41,16 @@ def report_table(report: Report) -> str:
     text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
     told = [result for result in report.results if result.verdict != "pass" and result.asked is not None]
     text += [f"{result.artifact} in {result.runtime}: {result.cause or result.reason}" for result in told]
+    for result in report.results:
+        fed = [f"{theirs} is fed {ours}" for theirs, ours in result.inputs.items() if theirs != ours]
+        read = [f"{theirs} is read as {ours}" for ours, theirs in result.matched.items() if theirs != ours]
+        text += [f"{result.artifact} in {result.runtime}: {', '.join(fed + read)}"] if fed or read else []
     limits = next((row for r in report.results for row in r.outputs), None)
     if limits is not None and report.cases.get("set") != "bytes":
+        seed = "" if report.cases["seed"] is None else f", seed {report.cases['seed']}"
         text.append(
             f"Ratio: error over rounding noise, allowed {limits.rms_limit:g} (rms) and {limits.max_limit:g} (max); "
-            f"{report.cases['count']} {report.cases['set']} cases, seed {report.cases['seed']}."
+            f"{report.cases['count']} {report.cases['set']} cases{seed}."
         )
     text.append(f"verdict: {report.verdict}")
     return "\n".join(text)

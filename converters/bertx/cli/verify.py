@@ -8,20 +8,21 @@ from typing import Any
 import click
 
 from bertx import api
-from bertx.checkpoint import fetch
 from bertx.cli import emit, emit_json, warn
 from bertx.cli.junit import write_junit
 from bertx.cli.options import Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
 from bertx.errors import UsageError, escape
 from bertx.formats import registry as formats
-from bertx.parity.verify import VerifyOptions
+from bertx.parity.options import VerifyOptions
 from bertx.runtimes import foreign
 
 
 @click.command("verify")
 @click.argument("target")
-@click.option("--against", help="The checkpoint to compare with; needed where no bertx.json tells.")
+@click.option(
+    "--against", help="A checkpoint, or a folder of golden cases, to compare with; needed where no bertx.json tells."
+)
 @click.option(
     "--runtime", "runtimes", multiple=True, help="Only this runtime; repeatable. Default: all that are ready."
 )
@@ -78,9 +79,8 @@ def command(target: str, **chosen: Any) -> None:
     )
     looked = fetching(chosen["revision"], chosen["offline"])
     task = None if chosen["task"] == "auto" else chosen["task"]
-    against = fetch(chosen["against"], looked) if chosen["against"] else None
     try:
-        found = api.verify(target, against, task=task, options=options, fetching=looked, progress=phases)
+        found = api.verify(target, chosen["against"], task=task, options=options, fetching=looked, progress=phases)
     finally:
         phases.close()
     for name in found.changed:

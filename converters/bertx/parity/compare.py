@@ -46,6 +46,14 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """What rounding alone does to one output in one case, where it was recorded and need not be measured."""
+
+    rms: float
+    max: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One output or tap over all cases. `problem` is a reason to fail other than a ratio."""
 

@@ -1,13 +1,16 @@
-"""Golden cases: inputs and expected outputs beside the artifacts, by which anyone can check without PyTorch."""
+"""Golden cases: inputs and expected outputs, by which anyone can check an artifact without PyTorch.
+
+A bundle has them in its folder parity/, `bertx record` writes them alone, `verify --against FOLDER` reads both.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.parity.compare import MAX_LIMIT, RMS_LIMIT
+from bertx.parity.compare import MAX_LIMIT, RMS_LIMIT, judged_positions
 from bertx.parity.judge import Bench
 from bertx.runtimes.protocol import write_cases, write_outputs
 from bertx.signature import Signature
@@ -15,38 +18,55 @@ from bertx.signature import Signature
 if TYPE_CHECKING:
     import numpy as np
 
-CASES, EXPECTED = "parity/cases.safetensors", "parity/expected.safetensors"
+CASES, EXPECTED = "cases.safetensors", "expected.safetensors"
+#: where a bundle has the two files
+FOLDER = "parity"
 
-#: bytes that both files may have together
+#: bytes that both files of a bundle may have together
 MOST = 16 * 2**20
 
 
-def write(bench: Bench, outputs: Sequence[str], place: Callable[[str], Path]) -> None:
+def write(
+    bench: Bench,
+    outputs: Sequence[str],
+    place: Callable[[str], Path],
+    *,
+    dtype: str = "float32",
+    source: Mapping[str, Any] | None = None,
+    most: int | None = MOST,
+) -> None:
     """Writes the two files: as many cases as fit, the smallest first, expected values from float64 as float32.
 
-    The metadata of `expected` holds the noise of each output (`rms` and `max` of eager float32 against float64) and
-    the two limits, so that a checker can apply the same rule.
+    The metadata of `expected` holds the noise of each output (`rms` and `max` of eager PyTorch at `dtype` against
+    float64), the same for each case, and the two limits, so that a checker can apply the same rule; and the `facts`
+    of the reference, `source` (the checkpoint and its commit) among them.
     """
-    chosen = _fitting(bench, outputs)
+    chosen = _fitting(bench, outputs, most)
     inputs = {case.name: case.inputs for case in bench.cases if case.name in chosen}
     specs = tuple(bench.specs[name] for name in outputs)
-    write_cases(place(CASES), inputs, Signature(bench.inputs.inputs, specs), bench.task, "float32")
+    write_cases(place(CASES), inputs, Signature(bench.inputs.inputs, specs), bench.task, dtype)
     expected = {f"{case}/{name}": _expected(bench, case, name).astype("float32") for case in chosen for name in outputs}
-    noise = {name: _noise(bench, chosen, name) for name in outputs}
-    limits = {"rms": RMS_LIMIT, "max": MAX_LIMIT}
-    write_outputs(place(EXPECTED), expected, {"noise": json.dumps(noise), "limits": json.dumps(limits)})
+    told = {
+        "noise": {name: _noise(bench, chosen, name) for name in outputs},
+        "case_noise": {name: {case: _noise(bench, [case], name) for case in chosen} for name in outputs},
+        "limits": {"rms": RMS_LIMIT, "max": MAX_LIMIT},
+        "facts": {**bench.reference.facts, **(source or {})},
+    }
+    write_outputs(place(EXPECTED), expected, {key: json.dumps(value) for key, value in told.items()})
 
 
 def _expected(bench: Bench, case: str, name: str) -> np.ndarray[Any, Any]:
     return bench.reference.exact.arrays[case][name]
 
 
-def _fitting(bench: Bench, outputs: Sequence[str]) -> list[str]:
+def _fitting(bench: Bench, outputs: Sequence[str], most: int | None) -> list[str]:
     def size(case: str) -> int:
         inputs = next(each.inputs for each in bench.cases if each.name == case)
         return sum(a.nbytes for a in inputs.values()) + sum(4 * _expected(bench, case, n).size for n in outputs)
 
-    left, chosen = MOST - 2**16, []
+    if most is None:
+        return [case.name for case in bench.cases]
+    left, chosen = most - 2**16, []
     for case in sorted((case.name for case in bench.cases), key=size):
         if size(case) > left:
             break
@@ -57,8 +77,6 @@ def _fitting(bench: Bench, outputs: Sequence[str]) -> list[str]:
 
 def _noise(bench: Bench, cases: Sequence[str], name: str) -> dict[str, float]:
     import numpy as np
-
-    from bertx.parity.compare import judged_positions
 
     found = []
     for case in bench.cases:

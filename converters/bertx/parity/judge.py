@@ -50,7 +50,8 @@ class Subject:
 class Bench:
     """What a subject is judged against: cases, their reference, the factor on limits, what a runner may use.
 
-    `weights` are the names of the checkpoint's tensors, `outputs` those that the task gives.
+    `inputs` has the outputs too where they were recorded; `weights` are the names of the checkpoint's tensors,
+    `outputs` those that the task gives.
     """
 
     cases: Sequence[Case]
@@ -64,7 +65,9 @@ class Bench:
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
-        """Symbolic shapes of everything the reference gives, read off its answers."""
+        """Symbolic shapes of everything the reference gives: as they were recorded, else read off its answers."""
+        if self.inputs.outputs:
+            return {spec.name: spec for spec in self.inputs.outputs}
         exact = self.reference.exact
         names = dict.fromkeys(name for outputs in exact.arrays.values() for name in outputs)
         shapes = [{name: array.shape for name, array in case.inputs.items()} for case in self.cases]
@@ -160,7 +163,11 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
         made = renamed(made, names)
         result = replace(result, matched=names)
     states = sorted((name for name in specs if name.startswith(TAP)), key=_index)
-    required = [n for name in subject.outputs for n in (states if name == STACKED else [name])]
+    recorded = bench.reference.noise is not None
+    # What a recording does not have is not compared, which is another thing than wrong.
+    unknown = [name for name in subject.outputs if recorded and name not in specs]
+    wanted = [name for name in subject.outputs if name not in unknown]
+    required = [n for name in wanted for n in (states if name == STACKED else [name])]
     offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
     named = tuple(dict.fromkeys((*required, *(n for n in offered if n in specs and not n.startswith(TAP)))))
     outputs = tuple(_row(name, subject, made, bench, specs) for name in named)
@@ -168,6 +175,9 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
         return replace(result, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
+    if all(row.passed for row in (*outputs, *taps)) and unknown:
+        reason = f"the recording has no {', '.join(unknown)}"
+        return replace(result, verdict="not-run", reason=reason, outputs=outputs, taps=taps, asked=True)
     if all(row.passed for row in (*outputs, *taps)):
         return replace(result, verdict="pass", outputs=outputs, taps=taps)
     layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: _index(row.name))
@@ -222,5 +232,9 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
         judged = judged_positions(specs[name], case.inputs.get("attention_mask"), exact.shape)
         if not judged.any():
             return failed(name, f"has nothing to compare in case {case.name}", bench.factor)
-        found.append(compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged))
+        compared = compare(case.name, value, exact, bench.reference.rounded.arrays[case.name][name], judged)
+        if bench.reference.noise is not None:
+            known = bench.reference.noise[case.name][name]
+            compared = replace(compared, rms_noise=known.rms, max_noise=known.max)
+        found.append(compared)
     return pool(name, found, subject.dtype, bench.factor)

@@ -22,6 +22,7 @@ from bertx.checkpoint import Checkpoint
 from bertx.errors import Bug, InputRefused, SourceUnavailable
 from bertx.model.precision import precision
 from bertx.parity import store
+from bertx.parity.compare import Noise
 from bertx.runtimes import process
 from bertx.runtimes.eager import EagerProgram
 from bertx.runtimes.protocol import Tensors, guarded, read_tensors, write_outputs
@@ -29,11 +30,15 @@ from bertx.runtimes.protocol import Tensors, guarded, read_tensors, write_output
 
 @dataclass(frozen=True)
 class Reference:
-    """What eager PyTorch computes on the cases: exactly, rounded, and with which versions."""
+    """What eager PyTorch computes on the cases: exactly, rounded, and with which versions.
+
+    `noise`, by case and output, is there where it was recorded; `rounded` then says nothing.
+    """
 
     exact: Tensors
     rounded: Tensors
     facts: Mapping[str, Any]
+    noise: Mapping[str, Mapping[str, Noise]] | None = None
 
 
 def compute(

@@ -32,6 +32,8 @@ class Result:
     seconds: float = 0.0
     peak_rss_bytes: int = 0
     reason: str | None = None
+    #: {the file's input: ours} in the file's order
+    inputs: Mapping[str, str] = field(default_factory=dict)
     #: {the reference's output: the file's}, where outputs were not matched by name
     matched: Mapping[str, str] = field(default_factory=dict)
     #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
@@ -47,6 +49,7 @@ class Result:
             "provider": self.provider,
             "device": self.device,
             "verdict": self.verdict,
+            "inputs": [{"name": theirs, "fed": ours} for theirs, ours in self.inputs.items()],
             "outputs": [_output(row, self.matched.get(row.name)) for row in self.outputs],
             "taps": [
                 {"name": row.name, "rms_ratio": _number(row.rms_ratio), "max_ratio": _number(row.max_ratio)}

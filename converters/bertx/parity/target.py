@@ -7,13 +7,11 @@ from pathlib import Path
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
-from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 from bertx.formats import Format, format_of
 from bertx.manifest import ArtifactEntry, Manifest
-from bertx.model.tasks import Task
-from bertx.model.wrapper import default_outputs
 from bertx.parity.judge import Subject
+from bertx.parity.origin import Origin
 
 #: where artifacts lie in a folder that has no manifest
 _PLACES = ("*.safetensors", "*.onnx", "*.pt", "onnx/*.onnx", "torchscript/*.pt")
@@ -96,9 +94,9 @@ def stated_task(target: Target) -> str | None:
     return stated.pop() if len(stated) == 1 else None
 
 
-def subjects(target: Target, checkpoint: Checkpoint, task: Task, dtype: str | None) -> tuple[Subject, ...]:
+def subjects(target: Target, origin: Origin, dtype: str | None) -> tuple[Subject, ...]:
     """Every file as the judge wants it: what it claims to be and which outputs it must give."""
-    return tuple(_subject(target, name, checkpoint, task, dtype) for name in target.files)
+    return tuple(_subject(target, name, origin, dtype) for name in target.files)
 
 
 def _format(name: str) -> Format:
@@ -110,19 +108,21 @@ def _format(name: str) -> Format:
     return found
 
 
-def _subject(target: Target, name: str, checkpoint: Checkpoint, task: Task, dtype: str | None) -> Subject:
+def _subject(target: Target, name: str, origin: Origin, dtype: str | None) -> Subject:
     kind = _format(name)
     path = target.folder / name
     entry = target.entry(name)
     contents = kind.contents(path)
     claimed = dtype or (entry.dtype if entry else None) or contents.dtype or "float32"
-    signature = entry.signature if entry and entry.signature else contents.signature
-    if entry and entry.signature:
-        outputs = tuple(spec.name for spec in entry.signature.outputs)
+    stated = entry.signature if entry else None
+    # The file's own inputs are fed, whatever a manifest says of them; a manifest's outputs must all be there.
+    signature = contents.signature or stated
+    if stated is not None:
+        outputs = tuple(spec.name for spec in stated.outputs)
     elif kind.name == "safetensors":
-        outputs = default_outputs(checkpoint, task)
-    elif kind.name == "torchscript":
-        outputs = tuple(spec.name for spec in signature.outputs) if signature else (task.torchscript,)
+        outputs = origin.outputs
+    elif kind.name == "torchscript" and signature is not None:
+        outputs = tuple(spec.name for spec in signature.outputs)
     else:
         outputs = ()  # of somebody else's file, those that the reference has are judged
     return Subject(path, name, kind.name, claimed, signature, outputs, target.home or _home(path))

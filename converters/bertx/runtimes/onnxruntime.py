@@ -51,8 +51,10 @@ class OnnxRuntimeProgram(Program):
         self.device = device
         self.session = _session(str(artifact), device, artifact.parent)
         self.names = [output.name for output in self.session.get_outputs()]
-        self.inputs = _bind(self.session, json.loads(metadata["inputs"]))
-        self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
+        theirs = self.session.get_inputs()
+        # Cases name the inputs in the file's own order: which of them is which was decided before.
+        self.inputs = dict(zip([value.name for value in theirs], json.loads(metadata["inputs"]), strict=True))
+        self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in theirs}
         self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
@@ -98,16 +100,6 @@ def _session(model: str | bytes, device: str, folder: Path) -> Any:
         )
     session.disable_fallback()
     return session
-
-
-def _bind(session: Any, ours: list[str]) -> dict[str, str]:
-    """{the file's input: ours}: by name where the names are known, else by position."""
-    theirs = [value.name for value in session.get_inputs()]
-    if set(theirs) <= set(ours):
-        return {name: name for name in theirs}
-    if len(theirs) != len(ours):
-        raise ValueError(f"inputs {', '.join(theirs)} cannot be matched with {', '.join(ours)}")
-    return dict(zip(theirs, ours, strict=True))
 
 
 def _cast(name: str, array: Array, wanted: str) -> Array:

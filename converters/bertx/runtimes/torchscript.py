@@ -37,7 +37,7 @@ class TorchScriptProgram(Program):
         self.inputs = {spec["name"]: getattr(torch, spec["dtype"]) for spec in signature["inputs"]}
         # Asked of the compiled module: a plain one may have an attribute or a part of this name.
         self.tapped = "hidden_states" in self.module._c._method_names()
-        self.output = signature["outputs"][0]["name"]
+        self.output = signature["outputs"][0]["name"] if signature["outputs"] else "output"
         self.provider = "unknown"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:

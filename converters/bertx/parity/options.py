@@ -1,0 +1,32 @@
+"""How to verify: everything that a user may choose, in one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bertx.runtimes import Foreign, process
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify. `runtimes` empty means all that are ready; `limit` scales both limits; `timeout` in seconds.
+
+    `cases` is the name of a set or a file of the user's own; `dtype` is what files claim to compute in.
+    """
+
+    runtimes: tuple[str, ...] = ()
+    runners: tuple[Foreign, ...] = ()
+    cases: str | Path = "quick"
+    texts: tuple[str, ...] = ()
+    seed: int = 0
+    limit: float = 1.0
+    dtype: str | None = None
+    device: str = "auto"
+    trust: bool = False
+    timeout: float = 600.0
+    memory_bytes: int | None = None
+    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "bertx")
+
+    def limits(self) -> process.Limits:
+        return process.Limits(self.timeout, self.memory_bytes)

@@ -1,0 +1,153 @@
+"""What artifacts are compared with: a checkpoint that eager PyTorch runs, or golden cases that somebody recorded.
+
+An origin makes the cases for what an artifact takes, and knows the right answers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bertx.checkpoint import Checkpoint
+from bertx.checkpoint.tensors import TensorInfo
+from bertx.model.tasks import Task
+from bertx.model.wrapper import default_outputs, input_names
+from bertx.parity import cases as probes
+from bertx.parity import reference as references
+from bertx.parity.cases import Case
+from bertx.parity.compare import Row
+from bertx.parity.judge import Subject
+from bertx.parity.labels import compare_labels
+from bertx.parity.options import VerifyOptions
+from bertx.parity.text import open_tokenizer
+from bertx.parity.weights import compare_weights
+from bertx.runtimes import process
+from bertx.runtimes.protocol import write_cases
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an artifact is asked, and so what its reference must answer: a dtype, the inputs that it takes by our
+    names in our order, and the sizes of the axes that it fixes, by symbol."""
+
+    dtype: str
+    inputs: tuple[str, ...]
+    static: tuple[tuple[str, int], ...] = ()
+
+
+class Origin(ABC):
+    """Where a reference comes from. `inputs` and `outputs` are those of the whole model, `weights` its tensors."""
+
+    task: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    weights: Mapping[str, TensorInfo]
+
+    @abstractmethod
+    def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
+        """Why there is no reference for what this artifact is asked, None where there is."""
+
+    @abstractmethod
+    def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
+        """The cases for this, each with the inputs that were asked for."""
+
+    @abstractmethod
+    def reference(
+        self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
+    ) -> references.Reference:
+        """The right answers to these cases. Raises BertxError where there are none."""
+
+    @abstractmethod
+    def told(self) -> dict[str, Any]:
+        """checkpoint, commit and origin, as a report states them."""
+
+    def case_set(self, options: VerifyOptions) -> dict[str, Any]:
+        """The name of the set of cases and its seed, as a report states them."""
+        return {"set": str(options.cases), "seed": options.seed}
+
+    def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
+        """What can be compared without running the artifact, as rows of the report."""
+        return ()
+
+    def signature(self, cases: Sequence[Case]) -> Signature:
+        """The signature of the cases; its outputs are empty where the reference's answers tell them."""
+        return Signature(tuple(spec for spec in self.inputs if spec.name in cases[0].inputs), ())
+
+    @contextmanager
+    def whole(self, subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
+        """The subjects as they can be run."""
+        yield list(subjects)
+
+
+class Stock(Origin):
+    """A checkpoint: the stock model of a task, run by eager PyTorch."""
+
+    def __init__(self, checkpoint: Checkpoint, task: Task) -> None:
+        self.checkpoint = checkpoint
+        self.kind, self.task = task, task.name
+        self.inputs = tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in input_names(checkpoint))
+        self.outputs = default_outputs(checkpoint, task)
+        self.weights = checkpoint.weights
+
+    def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
+        return "the file declares a static input shape" if asked.static else None
+
+    def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
+        tokenizer = open_tokenizer(self.checkpoint.folder)
+        encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
+        special = tokenizer.special if tokenizer else ()
+        known = probes.facts(self.checkpoint.config.values, encoded, special)
+        return probes.build(str(options.cases), asked.inputs, known, options.seed)
+
+    def reference(
+        self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
+    ) -> references.Reference:
+        with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
+            path = Path(folder) / "cases.safetensors"
+            named = {case.name: case.inputs for case in cases}
+            write_cases(path, named, self.signature(cases), self.task, asked.dtype)
+            return references.compute(self.checkpoint, path, asked.dtype, device, limits, cache)
+
+    def told(self) -> dict[str, Any]:
+        source = self.checkpoint
+        return {"checkpoint": source.source, "commit": source.commit, "origin": source.origin}
+
+    def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
+        """The weights inside an artifact and the labels beside it."""
+        rows = (
+            compare_weights(subject, self.weights, factor),
+            compare_labels(subject, self.checkpoint, self.kind, factor),
+        )
+        return tuple(row for row in rows if row is not None)
+
+    @contextmanager
+    def whole(self, subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
+        """Weights that lie alone get the checkpoint's configuration beside them, in a temporary folder."""
+        with tempfile.TemporaryDirectory(prefix="bertx-") as temporary:
+            yield [self._whole(subject, Path(temporary) / str(k)) for k, subject in enumerate(subjects)]
+
+    def _whole(self, subject: Subject, folder: Path) -> Subject:
+        beside = subject.path.parent / "config.json"
+        if subject.format != "safetensors" or (beside.is_file() and subject.path.name == "model.safetensors"):
+            return subject
+        for name in self.checkpoint.companions():
+            _place(self.checkpoint.folder / name, folder / name)
+        _place(subject.path, folder / "model.safetensors")
+        return replace(subject, path=folder / "model.safetensors")
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link where the file systems allow one, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

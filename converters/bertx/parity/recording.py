@@ -1,0 +1,175 @@
+"""Golden cases as the reference: the inputs, the right answers and their noise as somebody recorded them.
+
+No PyTorch is needed. What was not recorded is not guessed: an expected value without noise, another dtype, a shape
+that no case has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertx.checkpoint.tensors import TensorInfo
+from bertx.errors import InputRefused, escape
+from bertx.parity.cases import Case
+from bertx.parity.compare import Noise
+from bertx.parity.golden import CASES, EXPECTED
+from bertx.parity.judge import Subject
+from bertx.parity.options import VerifyOptions
+from bertx.parity.origin import Asked, Origin
+from bertx.parity.reference import Reference
+from bertx.runtimes import process
+from bertx.runtimes.protocol import Tensors, read_tensors
+from bertx.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+#: what an input that a file does not take must be in a case, so that the case says something of the file
+_DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
+
+
+def holds_recording(folder: Path) -> bool:
+    """Whether a folder holds golden cases; whether they can be read, `Recording` says."""
+    return all((folder / name).is_file() for name in (CASES, EXPECTED))
+
+
+class Recording(Origin):
+    """A folder with cases.safetensors and expected.safetensors. Raises InputRefused(E_CASES) where it is malformed."""
+
+    weights: Mapping[str, TensorInfo] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        asked, answers = read_tensors(folder / CASES), read_tensors(folder / EXPECTED)
+        signature = _signature(asked)
+        self.inputs, self.specs = signature.inputs, signature.outputs
+        self.outputs = tuple(spec.name for spec in signature.outputs)
+        self.task = asked.metadata.get("task", "")
+        self.dtype = asked.metadata.get("dtype", "float32")
+        _check(asked, answers, signature)
+        self.recorded = tuple(Case(name, inputs) for name, inputs in asked.arrays.items())
+        noise = _noise(answers, self.outputs)
+        self.facts = _json(answers, "facts") if "facts" in answers.metadata else {}
+        self.answers = Reference(answers, answers, {**self.facts, "noise": self.facts.get("noise")}, noise)
+
+    def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
+        if subject.format == "safetensors" and not (subject.path.parent / "config.json").is_file():
+            return "weights without a configuration can be compared with a checkpoint only"
+        if asked.dtype != self.dtype:
+            return f"the recording holds the noise of {self.dtype}, not of {asked.dtype}"
+        if not self.cases(asked, options):
+            return "no recorded case fits what it takes"
+        return None
+
+    def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
+        """The recorded cases that fit: of the sizes that are fixed, and saying nothing by what is not taken."""
+        sizes = dict(asked.static)
+        fitting = [case for case in self.recorded if self._fits(case, asked.inputs, sizes)]
+        return tuple(replace(case, inputs={n: case.inputs[n] for n in asked.inputs}) for case in fitting)
+
+    def _fits(self, case: Case, taken: Sequence[str], sizes: Mapping[str, int]) -> bool:
+        for spec in self.inputs:
+            array = case.inputs[spec.name]
+            if spec.name not in taken and not (array == _DEFAULTS.get(spec.name, math.nan)).all():
+                return False
+            if any(isinstance(s, str) and sizes.get(s, n) != n for s, n in zip(spec.shape, array.shape, strict=True)):
+                return False
+        return True
+
+    def reference(
+        self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
+    ) -> Reference:
+        kept = {case.name: self.answers.exact.arrays[case.name] for case in cases}
+        exact = replace(self.answers.exact, arrays=kept)
+        return replace(self.answers, exact=exact, rounded=exact)
+
+    def told(self) -> dict[str, Any]:
+        named = str(self.facts.get("checkpoint") or self.folder)
+        return {"checkpoint": named, "commit": self.facts.get("commit"), "origin": "recorded"}
+
+    def case_set(self, options: VerifyOptions) -> dict[str, Any]:
+        return {"set": "recorded", "seed": None}
+
+    def signature(self, cases: Sequence[Case]) -> Signature:
+        return replace(super().signature(cases), outputs=self.specs)
+
+
+def _refused(what: str) -> InputRefused:
+    return InputRefused("E_CASES", what, "record them again; docs/runners.md says what they hold")
+
+
+def _json(tensors: Tensors, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(tensors.metadata[key])
+    except (KeyError, ValueError) as error:
+        raise _refused(f"the recording states no {key}") from error
+    if not isinstance(found, dict):
+        raise _refused(f"the recording's {key} is malformed")
+    return found
+
+
+def _signature(cases: Tensors) -> Signature:
+    try:
+        signature = Signature.from_json(_json(cases, "signature"))
+    except InputRefused as error:
+        raise _refused(error.message) from error
+    if not signature.inputs or not signature.outputs:
+        raise _refused("the recording's signature lacks inputs or outputs")
+    return signature
+
+
+def _check(asked: Tensors, answers: Tensors, signature: Signature) -> None:
+    """Every case has every input in its shape, and a finite answer of every output."""
+    import numpy as np
+
+    if not asked.arrays:
+        raise _refused("the recording holds no case")
+    for name in answers.arrays.keys() - asked.arrays.keys():
+        raise _refused(f"{EXPECTED} answers case {escape(name)}, which {CASES} does not have")
+    for name, inputs in asked.arrays.items():
+        given = answers.arrays.get(name, {})
+        for specs, held, file in ((signature.inputs, inputs, CASES), (signature.outputs, given, EXPECTED)):
+            for spec in specs:
+                if spec.name not in held:
+                    raise _refused(f"{file} has no {escape(spec.name)} in case {escape(name)}")
+                if not _fits(spec, held[spec.name].shape):
+                    shape = held[spec.name].shape
+                    raise _refused(f"{escape(spec.name)} in case {escape(name)} has shape {shape}, not {spec.shape}")
+                if not np.isfinite(held[spec.name]).all():
+                    raise _refused(f"{escape(spec.name)} in case {escape(name)} holds NaN or Inf")
+        mask = inputs.get("attention_mask")
+        if mask is not None and not (mask == 1).any():
+            raise _refused(f"case {escape(name)} has no valid token")
+
+
+def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    pairs = zip(spec.shape, shape, strict=False)
+    return len(spec.shape) == len(shape) and all(isinstance(size, str) or size == n for size, n in pairs)
+
+
+def _noise(answers: Tensors, outputs: Sequence[str]) -> dict[str, dict[str, Noise]]:
+    """{case: {output: its noise}}; where only that of all cases together was recorded, it is every case's."""
+    pooled = _json(answers, "noise")
+    each = _json(answers, "case_noise") if "case_noise" in answers.metadata else {}
+    found: dict[str, dict[str, Noise]] = {case: {} for case in answers.arrays}
+    for name in outputs:
+        if name not in pooled:
+            raise _refused(f"the recording states no noise of {escape(name)}")
+        own = each.get(name)
+        for case in found:
+            found[case][name] = _one(own.get(case) if isinstance(own, dict) else pooled[name], name)
+    return found
+
+
+def _one(stated: Any, name: str) -> Noise:
+    numbers = [stated.get(key) if isinstance(stated, dict) else None for key in ("rms", "max")]
+    if not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers):
+        raise _refused(f"the recording's noise of {escape(name)} is no number")
+    return Noise(float(numbers[0]), float(numbers[1]))  # type: ignore[arg-type]
