@@ -291,6 +291,24 @@ def overflow(g: Graph) -> None:
     g.after(g.tap(1), build)
 
 
+def nan_in_empty_rows(g: Graph) -> None:
+    """Minus infinity is added to masked scores: the softmax of a row without tokens is 0 / 0."""
+    lowest = [n for n, v in g.arrays().items() if v.dtype == np.float32 and v.size == 1 and v < -1e30]
+    if not lowest:
+        raise Inapplicable("no lowest number")
+    for name in lowest:
+        g.set(name, np.full_like(g.array(name), -np.inf))
+
+
+def mean_of_nothing(g: Graph) -> None:
+    """A mean over tokens that is divided by their number, whatever it is: 0 / 0 in a row without tokens."""
+    smallest = [n for n, v in g.arrays().items() if v.dtype == np.float32 and v.size == 1 and 0 < v < 1e-8]
+    if not smallest or g.stand.task.name != "sentence-similarity":
+        raise Inapplicable("nothing is pooled")
+    for name in smallest:
+        g.set(name, np.zeros_like(g.array(name)))
+
+
 def nan_where_masked(g: Graph) -> None:
     """A division by the mask: not a number at padding."""
     mask = g.add("Unsqueeze", g.cast("attention_mask", 1), g.constant([-1], np.int64))
@@ -374,7 +392,12 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
         "output-through-float16": outputs(through(10)),
         "output-through-bfloat16": outputs(through(16)),
     },
-    "overflow and NaN": {"float16-overflow": overflow, "nan-at-padding": nan_where_masked},
+    "overflow and NaN": {
+        "float16-overflow": overflow,
+        "nan-at-padding": nan_where_masked,
+        "nan-in-empty-rows": nan_in_empty_rows,
+        "nan-mean-of-empty-rows": mean_of_nothing,
+    },
     "output": {
         "one-element-off": element_wrong,
         "late-tokens-off": _last_token_of_long_rows,

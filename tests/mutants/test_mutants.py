@@ -116,6 +116,7 @@ def test_a_key_bias_is_not_observable_since_the_softmax_takes_it_out() -> None:
         (("left-padded", "holes"), "mask-as-length"),
         (("right-padded", "left-padded", "holes", "one-valid-token", "text"), "mask-ignored"),
         (("one-valid-token",), "lone-tokens-off"),
+        (("empty-row",), "nan-in-empty-rows"),
         (("segments",), "segments-zero"),
         (("edge-ids",), "last-id-clipped"),
         (("repeated-token",), "repeated-tokens-off"),

@@ -64,11 +64,12 @@ class Ran:
 
 @dataclass(frozen=True)
 class Trial:
-    """How a mutant fared: the judge's result, and its true error in units of noise."""
+    """How a mutant fared: the judge's result, its true error in units of noise, and the cases that each kill it."""
 
     mutant: Mutant
     result: Result
     ratio: float
+    killing: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,6 +78,22 @@ class Trial:
     @property
     def observable(self) -> bool:
         return not self.ratio < OBSERVABLE
+
+    @property
+    def share(self) -> float | None:
+        """The largest judged ratio over its limit; None where something else than a ratio decided."""
+        rows = (*self.result.outputs, *self.result.taps)
+        if not rows or any(row.problem for row in rows) or self.result.reason:
+            return None
+        return max(
+            share
+            for row in rows
+            for share in (
+                row.rms_ratio / row.rms_limit,
+                row.max_ratio / row.max_limit,
+                *(row.case_rms[each.case] / row.rms_limit for each in row.cases if each.count >= FEWEST),
+            )
+        )
 
 
 @contextmanager
@@ -143,6 +160,17 @@ def true_ratio(subject: Subject, ran: Ran, bench: Bench) -> float:
     return found
 
 
+def killing(subject: Subject, ran: Ran, bench: Bench, result: Result) -> tuple[str, ...]:
+    """The cases each of which shows that an artifact is wrong."""
+    found = {case for row in (*result.outputs, *result.taps) for case in row.bad_cases} | set(ran.stopped)
+    for case in bench.cases:
+        exact = bench.reference.exact.arrays[case.name]
+        for name, value in ran.made.arrays.get(case.name, {}).items():
+            if name in exact and (value.shape != exact[name].shape or not np.isfinite(value).all()):
+                found.add(case.name)
+    return tuple(case.name for case in bench.cases if case.name in found)
+
+
 def attempt(mutant: Mutant, stand: Stand) -> Trial:
     """Makes, runs and judges one mutant. Raises Inapplicable."""
     with made(mutant, stand) as path:
@@ -153,7 +181,8 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
         # What the outputs show is to be found by them; bytes decide only where no case of `quick` looks.
         if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":
             result = replace(result, verdict="fail", cause=f"weights: {weights.problem}")
-        return Trial(mutant, result, true_ratio(subject, ran, stand.broad))
+        ratio = true_ratio(subject, ran, stand.broad)
+        return Trial(mutant, result, ratio, killing(subject, ran, stand.quick, result))
 
 
 def _line(error: Exception) -> str:

@@ -27,6 +27,7 @@ def test_every_length_and_batch_that_parity_asks_for_is_there() -> None:
         ("left-padded", {"left"}),
         ("holes", {"holes"}),
         ("one-valid-token", {"right"}),
+        ("empty-row", {"empty"}),
         ("segments", {"segments"}),
         ("batch-of-seven", {"full"}),
         ("longest", {"full"}),
@@ -41,8 +42,11 @@ def test_one_row_has_a_single_valid_token() -> None:
     assert QUICK["one-valid-token"].inputs["attention_mask"].sum(axis=1).min() == 1
 
 
-def test_no_row_is_without_a_valid_token() -> None:
-    assert all(case.inputs["attention_mask"].sum(axis=1).min() >= 1 for case in build("full", INPUTS, KNOWN))
+def test_only_the_cases_made_for_it_have_a_row_without_a_token_and_never_all_rows() -> None:
+    for case in build("full", INPUTS, KNOWN):
+        tokens = case.inputs["attention_mask"].sum(axis=1)
+        assert (tokens.min() == 0) == case.name.startswith("empty-row") == ("empty" in case.traits)
+        assert tokens.max() > 0
 
 
 def test_the_first_the_last_and_every_special_id_occur() -> None:

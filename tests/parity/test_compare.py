@@ -92,9 +92,10 @@ def test_only_valid_positions_of_a_per_token_output_are_judged() -> None:
     assert judged_positions(spec, mask, (1, 3, 2)).tolist() == [[[True] * 2, [False] * 2, [True] * 2]]
 
 
-def test_all_of_a_pooled_output_is_judged() -> None:
+def test_of_a_pooled_output_every_row_that_holds_a_token_is_judged() -> None:
     spec = TensorSpec("y", "float32", ("batch", 2))
-    assert judged_positions(spec, np.array([[0, 0, 0]]), (1, 2)).all()
+    mask = np.array([[0, 1, 0], [0, 0, 0]])
+    assert judged_positions(spec, mask, (2, 2)).tolist() == [[True, True], [False, False]]
 
 
 def test_positions_follow_the_axes_wherever_they_are() -> None:

@@ -60,11 +60,14 @@ class Case:
 
     @property
     def traits(self) -> frozenset[str]:
-        """Of: full, right, left, holes (how rows are padded), segments (more than one id)."""
+        """Of: full, right, left, holes, empty (how rows are padded), segments (more than one id)."""
         found: set[str] = set()
         for row in self.inputs.get("attention_mask", ()):
             valid = row.nonzero()[0]
-            first, last = (int(valid[0]), int(valid[-1])) if len(valid) else (0, -1)
+            if not len(valid):
+                found.add("empty")
+                continue
+            first, last = int(valid[0]), int(valid[-1])
             found |= {"left"} if first > 0 else set()
             found |= {"right"} if last < len(row) - 1 else set()
             found |= {"holes"} if len(valid) < last - first + 1 else set()
@@ -142,7 +145,11 @@ def _quick(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _padded(known: Facts, ids: Array, suffix: str = "") -> Iterator[Case]:
-    """The same rows padded right, left, with holes, and with one row of a single valid token."""
+    """The same rows padded right, left, with holes, with one row of a single valid token, and with one of none.
+
+    No tokenizer gives a row of padding only, but programs that fill their batches do. What such a row should give is
+    nowhere defined, so only the other rows are compared; it must be finite.
+    """
     import numpy as np
 
     batch, length = ids.shape
@@ -159,6 +166,9 @@ def _padded(known: Facts, ids: Array, suffix: str = "") -> Iterator[Case]:
     lone = np.ones_like(ids)
     lone[-1, 1:] = 0
     yield _case(f"one-valid-token{suffix}", np.where(lone == 1, ids, known.padding), lone)
+    empty = np.ones_like(ids)
+    empty[-1] = 0
+    yield _case(f"empty-row{suffix}", np.where(empty == 1, ids, known.padding), empty)
 
 
 def _segmented(known: Facts, ids: Array, suffix: str = "") -> Case:

@@ -87,13 +87,16 @@ class Row:
 
 
 def judged_positions(spec: TensorSpec, mask: Array | None, shape: tuple[int, ...]) -> Array:
-    """A boolean array of `shape`: valid positions of a per-token output, everything of a pooled one."""
+    """A boolean array of `shape`: valid positions of a per-token output, rows with any of them of a pooled one."""
     import numpy as np
 
     batch, sequence = spec.axis(BATCH), spec.axis(SEQUENCE)
-    if mask is None or batch is None or sequence is None:
+    if mask is None or batch is None:
         return np.ones(shape, dtype=bool)
     wide = [1] * len(shape)
+    if sequence is None:
+        wide[batch] = len(mask)
+        return np.broadcast_to((mask == 1).any(axis=1).reshape(wide), shape)
     wide[batch], wide[sequence] = mask.shape
     return np.broadcast_to((mask == 1).reshape(wide), shape)
 

@@ -63,8 +63,13 @@ class Findings:
         return {case for case, found in self.compared.items() if found & set(wanted)}
 
     def pairs(self, name: str) -> Iterator[tuple[str, Array, Array]]:
-        """(case, computed, exact) of an output, in float64, for each case that holds both in one shape."""
+        """(case, computed, exact) of an output, in float64, for each case that holds both in one shape.
+
+        Cases with a row that holds no token prove nothing: its answer is not defined.
+        """
         for case in self.evidence.inputs if self.evidence else ():
+            if "empty" in self.traits.get(case, ()):
+                continue
             made, exact = self.evidence.made.get(case, {}).get(name), self.evidence.exact[case].get(name)  # type: ignore[union-attr]
             if made is not None and exact is not None and made.shape == exact.shape:
                 yield case, made.astype("float64"), exact

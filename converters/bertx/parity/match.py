@@ -47,5 +47,6 @@ def _distance(made: Arrays, theirs: str, exact: Arrays, ours: str) -> float | No
         value = made.get(case, {}).get(theirs)
         if value is None or ours not in outputs or value.shape != outputs[ours].shape:
             return None
-        total += float(np.mean(np.abs(value.astype(np.float64) - outputs[ours])))
+        known = np.isfinite(outputs[ours])  # all of it, but for rows that hold no token
+        total += float(np.mean(np.abs(value.astype(np.float64) - outputs[ours])[known]))
     return total if np.isfinite(total) else float("inf")

@@ -51,7 +51,7 @@ def compute(
     name = store.key(checkpoint, inputs, dtype, device) if cache else ""
     known = store.load(cache, name) if cache else None
     if known is not None:
-        return _read(*known)
+        return _read(*known, inputs)
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         exact, rounded = Path(folder) / "exact.safetensors", Path(folder) / "rounded.safetensors"
         paths = {"artifact": checkpoint.folder / "model", "inputs": inputs, "outputs": rounded, "exact": exact}
@@ -60,21 +60,24 @@ def compute(
         if ended.reason is not None:
             why = f"the reference could not be computed: {ended.reason}"
             raise process.refusal(ended) or SourceUnavailable("E_REFERENCE", why, "see docs/parity.md")
-        made = _read(exact, rounded)
+        made = _read(exact, rounded, inputs)
         if cache:
             store.save(cache, name, exact, rounded)
     return made
 
 
-def _read(exact: Path, rounded: Path) -> Reference:
+def _read(exact: Path, rounded: Path, inputs: Path) -> Reference:
     answers = read_tensors(exact)
     made = Reference(answers, read_tensors(rounded), json.loads(answers.metadata["facts"]))
-    _check_finite(made)
+    _check_finite(made, read_tensors(inputs))
     return made
 
 
-def _check_finite(made: Reference) -> None:
-    """Refuses a reference with NaN or Inf in it, rounded as well as exact: infinite noise would excuse any error."""
+def _check_finite(made: Reference, cases: Tensors) -> None:
+    """Refuses a reference with NaN or Inf in it, rounded as well as exact: infinite noise would excuse any error.
+
+    Rows that hold no token are left out: eager PyTorch need not give them a number.
+    """
     import numpy as np
 
     if not made.exact.arrays:
@@ -82,9 +85,15 @@ def _check_finite(made: Reference) -> None:
     for answers in (made.exact, made.rounded):
         for case, outputs in answers.arrays.items():
             for name, array in outputs.items():
-                if not np.isfinite(array).all():
+                if not np.isfinite(_answered(array, cases.arrays[case])).all():
                     what = f"eager PyTorch itself gives no finite {name} in case {case}"
                     raise InputRefused("E_WEIGHTS", what, "check the checkpoint, or choose another --dtype")
+
+
+def _answered(array: Any, inputs: Mapping[str, Any]) -> Any:
+    """The rows of an answer whose input holds a token; all of it where there is no mask."""
+    mask = inputs.get("attention_mask")
+    return array if mask is None or len(mask) != len(array) else array[(mask == 1).any(axis=1)]
 
 
 def _program() -> None:
@@ -136,8 +145,11 @@ def _exact(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any] | None, 
         with precision() as watch:
             stock.run(smallest)
         answers = _answers(stock, cases)
-        # A softmax in float32 turns float64's lowest number into −inf: rows that see no key are NaN there only.
-        if all(bool(value.isfinite().all()) for value in answers.values()):
+        # A softmax in float32 turns float64's lowest number into −inf: tokens that see no key are NaN there only.
+        if all(
+            bool(_answered(value, cases.arrays[name.partition("/")[0]]).isfinite().all())
+            for name, value in answers.items()
+        ):
             return answers, watch.pure
     except RuntimeError:
         pass
