@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import bertx
 from bertx.errors import LocalProblem
 from bertx.formats import registry as formats
-from bertx.runtimes import absent
+from bertx.runtimes import Runtime, absent, installed
 from bertx.runtimes import registry as runtimes
 from bertx.runtimes.cuda import Driver, driver
+from bertx.runtimes.native import Native
 
 SCHEMA = "bertx.doctor/1"
 
@@ -34,20 +33,23 @@ DICTIONARIES = {
 
 @dataclass(frozen=True)
 class RuntimeState:
-    """A runtime: `missing` is what to install, None when it is ready; `versions` by distribution."""
+    """A runtime: `missing` is what to install or run, None when it is ready; `versions` by name.
+
+    `native` says that it is one of the programs in other languages that `bertx build` compiles; the `state` "not
+    built" is that of one for which nothing else is missing.
+    """
 
     name: str
+    native: bool
+    state: str
     reads: tuple[str, ...]
     missing: str | None
     versions: dict[str, str]
 
-    @property
-    def state(self) -> str:
-        return "ready" if self.missing is None else "missing"
-
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "native": self.native,
             "state": self.state,
             "reads": list(self.reads),
             "versions": self.versions,
@@ -101,7 +103,8 @@ class Machine:
         for name in formats():
             readers = [runtime for runtime in self.runtimes if name in runtime.reads]
             if all(runtime.missing for runtime in readers):
-                lacking[name] = tuple(dict.fromkeys(runtime.missing for runtime in readers if runtime.missing))
+                shortest = [runtime.missing for runtime in readers if runtime.missing and not runtime.native]
+                lacking[name] = tuple(dict.fromkeys(shortest))
         return lacking
 
     def problem(self) -> LocalProblem | None:
@@ -147,12 +150,9 @@ def examine(cache: Path, hub_cache: Path) -> Machine:
         int(memory.total),
         int(memory.available),
         driver(),
+        tuple(_state(each.at(cache)) for each in runtimes().values()),
         tuple(
-            RuntimeState(each.name, tuple(sorted(each.reads)), each.missing(), versions(each.distributions))
-            for each in runtimes().values()
-        ),
-        tuple(
-            Dictionary(name, purpose, versions((name,)).get(name) if absent(module) is None else None)
+            Dictionary(name, purpose, installed((name,)).get(name) if absent(module) is None else None)
             for name, (module, purpose) in DICTIONARIES.items()
         ),
         folder(cache),
@@ -160,15 +160,12 @@ def examine(cache: Path, hub_cache: Path) -> Machine:
     )
 
 
-def versions(distributions: Sequence[str]) -> dict[str, str]:
-    """The installed ones of some distributions with their versions, from their metadata."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _state(runtime: Runtime) -> RuntimeState:
+    lacking = runtime.missing()
+    native = isinstance(runtime, Native)
+    unbuilt = isinstance(runtime, Native) and runtime.unbuildable() is None
+    state = "ready" if lacking is None else "not built" if unbuilt else "missing"
+    return RuntimeState(runtime.name, native, state, tuple(sorted(runtime.reads)), lacking, runtime.versions())
 
 
 def folder(path: Path) -> Folder:

@@ -157,13 +157,13 @@ def choose(found: Sequence[Candidate], task: str, where: str, options: TryOption
         message = f"no artifact here gives what {escape(task)} is answered from"
         raise UsageError("E_USAGE", message, "name a bundle whose artifact has the task's own outputs")
     named = [runtime_named(options.runtime)] if options.runtime else list(registry().values())
-    pairs = [(each, runtime) for each in readable for runtime in named if each.format in runtime.reads]
+    pairs = [(each, leaf.at(options.cache)) for each in readable for leaf in named if each.format in leaf.reads]
     if not pairs:
         message = f"runtime {escape(options.runtime)} reads none of {', '.join(escape(e.name) for e in readable)}"
         raise UsageError("E_USAGE", message, "leave --runtime out, or name another")
     first: BertxError | None = None
     for artifact, runtime in pairs:
-        problem = _problem(artifact, runtime, where, options)
+        problem = _problem(artifact, runtime, task, where, options)
         if problem is None:
             return artifact, runtime
         first = first or problem
@@ -203,11 +203,17 @@ def _names(signature: Signature) -> list[str]:
     return [spec.name for spec in signature.outputs]
 
 
-def _problem(artifact: Candidate, runtime: Runtime, where: str, options: TryOptions) -> BertxError | None:
+def _problem(artifact: Candidate, runtime: Runtime, task: str, where: str, options: TryOptions) -> BertxError | None:
     """What keeps a runtime from running an artifact, None where nothing does."""
     lacking = runtime.missing()
     if lacking:
         return LocalProblem("E_RUNTIME", f"{runtime.name}, which reads {escape(artifact.name)}, is not ready", lacking)
+    if where.partition(":")[0] not in runtime.devices:
+        return LocalProblem("E_DEVICE", f"runtime {runtime.name} cannot use {where}", "use --device cpu")
+    refused = runtime.refuses(artifact.path, task)
+    if refused:
+        message = f"{runtime.name} does not run {escape(artifact.name)}: {refused}"
+        return LocalProblem("E_RUNTIME", message, "leave --runtime out, or name another")
     if where == "cpu" and artifact.dtype in runtime.not_on_cpu:
         message = f"{runtime.name} has no {artifact.dtype} kernels on the CPU"
         return LocalProblem("E_DEVICE", message, "use --device cuda, or another artifact")

@@ -30,6 +30,7 @@ COMMANDS = {
     "run": ("run", "the pre-release parity job, from a recipe"),
     "try": ("try_", "what an artifact answers to texts"),
     "doctor": ("doctor", "which runtimes and devices work here"),
+    "build": ("build", "build runners in Rust, C++, Java, Go and JavaScript"),
 }
 
 

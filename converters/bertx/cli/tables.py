@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from bertx.parity.compare import Row
-from bertx.parity.report import Report, Result
+from bertx.parity.report import NOT_READY, Report, Result
 
 _STYLES = {"pass": "green", "fail": "bold red", "not-run": "yellow", "incomplete": "yellow"}
 
@@ -37,14 +37,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 def report_table(report: Report) -> str:
     """The table of verdicts: an artifact in a runtime per line, at the output or tap that comes nearest to a limit."""
     columns = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
-    rows = [_cells(result) for result in report.results]
+    idle = [result for result in report.results if result.asked is False and _unready(result)]
+    rows = [_cells(result) for result in report.results if result not in idle]
     text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
-    told = [result for result in report.results if result.verdict != "pass" and result.asked is not None]
+    told = [r for r in report.results if r.verdict != "pass" and r.asked is not None and r not in idle]
     text += [f"{result.artifact} in {result.runtime}: {result.cause or result.reason}" for result in told]
     for result in report.results:
         fed = [f"{theirs} is fed {ours}" for theirs, ours in result.inputs.items() if theirs != ours]
         read = [f"{theirs} is read as {ours}" for ours, theirs in result.matched.items() if theirs != ours]
         text += [f"{result.artifact} in {result.runtime}: {', '.join(fed + read)}"] if fed or read else []
+    if idle:
+        text.append(f"not ready here, so not run: {_hints(idle)}")
     limits = next((row for r in report.results for row in r.outputs), None)
     if limits is not None and report.cases.get("set") != "bytes":
         seed = "" if report.cases["seed"] is None else f", seed {report.cases['seed']}"
@@ -54,6 +57,21 @@ def report_table(report: Report) -> str:
         )
     text.append(f"verdict: {report.verdict}")
     return "\n".join(text)
+
+
+def _unready(result: Result) -> str | None:
+    """What would make the runtime of a result ready, None where it is or that is not why it was not run."""
+    reason = result.reason or ""
+    return reason.removeprefix(NOT_READY) if result.verdict == "not-run" and reason.startswith(NOT_READY) else None
+
+
+def _hints(idle: Sequence[Result]) -> str:
+    """Runtimes that were not ready, by what would make them so: "ort, tch (bertx build all); djl (install Java 17)"."""
+    groups: dict[str, list[str]] = {}
+    for result in idle:
+        hint = str(_unready(result)).replace(f"bertx build {result.runtime}", "bertx build all")
+        groups.setdefault(hint, []).append(result.runtime)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))} ({hint})" for hint, names in groups.items())
 
 
 def _cells(result: Result) -> tuple[str, ...]:

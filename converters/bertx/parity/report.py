@@ -12,6 +12,9 @@ from bertx.parity.compare import Row
 
 SCHEMA = "bertx.report/1"
 
+#: how the reason begins where a runtime is not ready; what would make it so follows
+NOT_READY = "not ready: "
+
 
 @dataclass(frozen=True)
 class Result:

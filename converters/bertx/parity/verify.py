@@ -22,13 +22,15 @@ from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin, Stock
 from bertx.parity.reference import Reference
-from bertx.parity.report import Report, Result
+from bertx.parity.report import NOT_READY, Report, Result
 from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
 from bertx.signature import Signature
 
 __all__ = ["Verified", "VerifyOptions", "check_options", "make_bench", "trusted", "verify_subjects"]
 
 Progress = Callable[[str], None]
+
+_UNTRUSTED = "TorchScript runs code, and bertx did not write this file here; add --trust"
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,16 @@ def check_options(options: VerifyOptions) -> str:
 
     Raises UsageError for unknown names, LocalProblem where a named runtime is not ready or the device is not here.
     """
-    for name in options.runtimes:
-        lacking = runtime_named(name).missing()
+    named = [runtime_named(name).at(options.cache) for name in options.runtimes]
+    for runtime in named:
+        lacking = runtime.missing()
         if lacking:
-            raise LocalProblem("E_RUNTIME", f"runtime {name} is not ready", lacking)
-    return device.resolve(options.device)
+            raise LocalProblem("E_RUNTIME", f"runtime {runtime.name} is not ready", lacking)
+    where = device.resolve(options.device)
+    for runtime in named:
+        if where.partition(":")[0] not in runtime.devices:
+            raise LocalProblem("E_DEVICE", f"runtime {runtime.name} cannot use {where}", "use --device cpu")
+    return where
 
 
 def verify_subjects(
@@ -114,9 +121,10 @@ def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) 
     binding = bind(subject.signature, origin.inputs)
     asked_for = _asked(subject, binding, origin)
     found: list[_Job | Result] = []
+    safe = trusted(subject, options)
     for runtime, by_name in chosen:
-        why = _obstacle(subject, runtime, where, options)
-        counts = by_name or subject.format == "torchscript"
+        why = _obstacle(subject, runtime, origin.task, where) or (None if safe else _UNTRUSTED)
+        counts = by_name or not safe
         if why is None:
             why, counts = binding.problem or origin.obstacle(subject, asked_for, options), True
         if why is None:
@@ -194,20 +202,22 @@ def _runtimes(subject: Subject, options: VerifyOptions) -> list[tuple[Runtime | 
     """(runtime, asked for by name) for each that reads the subject's format."""
     named = [runtime_named(name) for name in options.runtimes] or list(registry().values())
     asked = bool(options.runtimes)
-    found: list[tuple[Runtime | Foreign, bool]] = [(r, asked) for r in named if subject.format in r.reads]
+    found: list[tuple[Runtime | Foreign, bool]] = [
+        (runtime.at(options.cache), asked) for runtime in named if subject.format in runtime.reads
+    ]
     return found + [(runner, True) for runner in options.runners if subject.format in runner.reads]
 
 
-def _obstacle(subject: Subject, runtime: Runtime | Foreign, where: str, options: VerifyOptions) -> str | None:
+def _obstacle(subject: Subject, runtime: Runtime | Foreign, task: str, where: str) -> str | None:
     """Why a subject is not run in a runtime, None where it is."""
     lacking = runtime.missing()
     if lacking:
-        return f"not ready: {lacking}"
+        return f"{NOT_READY}{lacking}"
+    if where.partition(":")[0] not in runtime.devices:
+        return f"{runtime.name} cannot use {where}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
-    if not trusted(subject, options):
-        return "TorchScript runs code, and bertx did not write this file here; add --trust"
-    return None
+    return runtime.refuses(subject.path, task)
 
 
 def _not_run(subject: Subject, runtime: str, reason: str, asked: bool | None) -> Result:

@@ -1,7 +1,8 @@
 """What runs an artifact: one runner program per runtime, found by its presence in this folder.
 
-A module here with a `RUNTIME` is a runtime; it is also the runner program (`python -m bertx.runtimes.<name>`). All
-speak one protocol, which `protocol.py` implements for Python and docs/runners.md describes for everybody else.
+A module here with a `RUNTIME` is a runtime; it is also the runner program (`python -m bertx.runtimes.<name>`). Those
+in `native/` are programs in other languages, which `bertx build` compiles. All speak one protocol, which `protocol.py`
+implements for Python and docs/runners.md describes for everybody else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pkgutil
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,10 +50,24 @@ class Runtime(ABC):
     distributions: ClassVar[tuple[str, ...]] = ()
     #: dtypes of artifacts that the runtime cannot compute on the CPU
     not_on_cpu: ClassVar[frozenset[str]] = frozenset()
+    #: kinds of devices that it knows
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
 
     @abstractmethod
     def missing(self) -> str | None:
-        """What the user must install, None when ready."""
+        """What the user must install or run, None when ready."""
+
+    def at(self, cache: Path) -> Runtime:
+        """This runtime with what it keeps in the cache folder `cache`."""
+        return self
+
+    def versions(self) -> dict[str, str]:
+        """The versions that decide its results, by name: of its distributions, as far as they are installed."""
+        return installed(self.distributions)
+
+    def refuses(self, artifact: Path, task: str) -> str | None:
+        """Why it cannot run this very artifact for this task, told before it starts; None where it can."""
+        return None
 
     def command(self, job: Job) -> list[str]:
         """The runner program for this job. -P keeps the current folder off Python's path: nothing in it may run."""
@@ -67,8 +82,12 @@ class Foreign:
     program: tuple[str, ...]
     reads: frozenset[str]
     not_on_cpu: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset({"cpu", "cuda"})
 
     def missing(self) -> str | None:
+        return None
+
+    def refuses(self, artifact: Path, task: str) -> str | None:
         return None
 
     def command(self, job: Job) -> list[str]:
@@ -90,10 +109,14 @@ def foreign(text: str, formats: frozenset[str]) -> Foreign:
 
 @cache
 def registry() -> Mapping[str, Runtime]:
-    """Every runtime of this folder by name."""
+    """Every runtime of this folder by name, those of `native/` last."""
+    return _leaves(__name__) | _leaves(f"{__name__}.native")
+
+
+def _leaves(room: str) -> dict[str, Runtime]:
     found: dict[str, Runtime] = {}
-    for module in pkgutil.iter_modules(__path__):
-        leaf = getattr(importlib.import_module(f"{__name__}.{module.name}"), "RUNTIME", None)
+    for module in pkgutil.iter_modules(importlib.import_module(room).__path__):
+        leaf = getattr(importlib.import_module(f"{room}.{module.name}"), "RUNTIME", None)
         if leaf is not None:
             found[leaf.name] = leaf
     return found
@@ -112,3 +135,16 @@ def absent(*modules: str) -> str | None:
 
     lacking = [module for module in modules if find_spec(module) is None]
     return f"pip install {lacking[0]}" if lacking else None
+
+
+def installed(distributions: Sequence[str]) -> dict[str, str]:
+    """The installed ones of some distributions with their versions, from their metadata."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
