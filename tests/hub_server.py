@@ -31,7 +31,7 @@ LFS = (".safetensors", ".bin", ".model", ".onnx", ".h5", ".msgpack", ".ot")
 _API = re.compile(r"/api/models/(?P<repo>[^/]+(?:/[^/]+)??)(?:/(?P<verb>revision|tree)/(?P<revision>[^/]+))?")
 _FILE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
-Kind = Literal["status", "silence", "stall", "cut", "corrupt", "commit"]
+Kind = Literal["status", "silence", "stall", "drip", "cut", "short", "long", "whole", "corrupt", "commit"]
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Fault:
     left: int | None
     status: int
     headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass
@@ -59,16 +60,18 @@ class Repo:
 class HubServer:
     """A Hub for the length of a `with` block.
 
-    `requests` are (method, path without query) in order, `ranges` the Range headers among them.
+    `requests` are (method, path without query) in order, `ranges` the Range headers among them, `tokens` what was
+    sent as Authorization.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[str] = []
+        self.tokens: list[str] = []
         self.user_agents: set[str] = set()
         self.closing = threading.Event()
         self._repos: dict[str, Repo] = {}
-        self._renamed: dict[str, str] = {}
+        self._renamed: dict[str, tuple[str, str]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._http = _Listener(("127.0.0.1", 0), _Handler)
@@ -114,9 +117,12 @@ class HubServer:
         repo.token, repo.gated = token, gated
         return commit
 
-    def rename(self, old: str, new: str) -> None:
-        """Answers 307 where an organisation, or a repository without one, is asked for by its old name."""
-        self._renamed[old] = new
+    def rename(self, old: str, new: str, base: str = "") -> None:
+        """Answers 307 where an organisation, or a repository without one, is asked for by its old name.
+
+        The new address is relative, or begins with `base`.
+        """
+        self._renamed[old] = new, base
 
     def fault(
         self,
@@ -127,13 +133,16 @@ class HubServer:
         times: int | None = None,
         status: int = 503,
         headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> None:
         """Spoils the requests whose path fits a shell pattern, `times` times or until `mend`.
 
-        status: answers `status` with `headers`; silence: answers nothing; stall: falls silent within the body;
-        cut: closes the connection within the body; corrupt: changes one bit; commit: states another commit.
+        status: answers `status` with `headers` and `body`; silence: answers nothing; stall: falls silent within the
+        body; drip: sends a byte now and then; cut: closes the connection within the body; short, long: sends, and
+        states the length of, a half or more than all of it; whole: sends all, whatever range is asked for; corrupt:
+        changes one bit; commit: states another commit.
         """
-        self._faults.append(Fault(kind, pattern, method, times, status, headers or {}))
+        self._faults.append(Fault(kind, pattern, method, times, status, headers or {}, body))
 
     def mend(self) -> None:
         """Ends all faults."""
@@ -144,6 +153,7 @@ class HubServer:
         with self._lock:
             self.requests.append((method, path))
             self.ranges += headers.get_all("Range", [])
+            self.tokens += headers.get_all("Authorization", [])
             self.user_agents.add(headers.get("User-Agent", ""))
             for fault in self._faults:
                 if fault.left != 0 and fault.method in (None, method) and fnmatchcase(path, fault.pattern):
@@ -151,10 +161,13 @@ class HubServer:
                     return fault
         return None
 
-    def moved(self, repo_id: str) -> str | None:
-        """The new id of a renamed repository."""
+    def moved(self, repo_id: str) -> tuple[str, str] | None:
+        """(the new id of a renamed repository, what its address begins with)."""
         head, slash, name = repo_id.partition("/")
-        return self._renamed[head] + slash + name if head in self._renamed else None
+        if head not in self._renamed:
+            return None
+        new, base = self._renamed[head]
+        return new + slash + name, base
 
     def find(self, repo_id: str) -> Repo | None:
         return self._repos.get(repo_id)
@@ -164,6 +177,9 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     hub: HubServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle of an answer is no error of the test."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -184,9 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "silence":
             self._hang()
         elif fault is not None and fault.kind == "status":
-            self._send(fault.status, b"", fault.headers)
+            self._send(fault.status, fault.body, fault.headers)
         elif api := _API.fullmatch(path):
-            self._model(api["repo"], api["verb"], unquote(api["revision"] or "main"))
+            self._model(api["repo"], api["verb"], unquote(api["revision"] or "main"), fault)
         elif file := _FILE.fullmatch(path):
             self._file(file["repo"], unquote(file["revision"]), unquote(file["path"]), fault)
         else:
@@ -198,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         new = hub.moved(repo_id)
         repo = hub.find(repo_id)
         if new is not None:
-            self._send(307, b"", {"Location": self.path.replace(repo_id, new, 1)})
+            self._send(307, b"", {"Location": new[1] + self.path.replace(repo_id, new[0], 1)})
         elif repo is None or (repo.token and not repo.gated and sent != f"Bearer {repo.token}"):
             self._refuse(404 if sent else 401, "RepoNotFound")
         elif (commit := repo.branches.get(revision, revision)) not in repo.commits:
@@ -209,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             return repo.commits[commit], commit
         return None
 
-    def _model(self, repo_id: str, verb: str | None, revision: str) -> None:
+    def _model(self, repo_id: str, verb: str | None, revision: str, fault: Fault | None) -> None:
         found = self._found(repo_id, revision, reading=verb == "tree")
         if found is None:
             return
@@ -221,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [_sibling(folder, name) if detailed else {"rfilename": name} for name in _names(folder)]
             document = {"_id": commit[:24], "id": repo_id, "modelId": repo_id, "sha": commit, "siblings": siblings}
             document |= {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
-        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"}, fault)
 
     def _file(self, repo_id: str, revision: str, path: str, fault: Fault | None) -> None:
         found = self._found(repo_id, revision, reading=True)
@@ -236,9 +252,14 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"ETag": f'"{_etag(path, data)}"', "Accept-Ranges": "bytes"}
         if path.endswith(LFS):
             headers |= {"X-Linked-Etag": f'"{_etag(path, data)}"', "X-Linked-Size": str(len(data))}
-        if fault is not None and fault.kind == "corrupt":
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        spoiled = {
+            "corrupt": data[:-1] + bytes([data[-1] ^ 1]),
+            "short": data[: len(data) // 2],
+            "long": data + b"more",
+        }
+        data = spoiled.get(fault.kind, data) if fault else data
+        ranged = "" if fault and fault.kind == "whole" else self.headers.get("Range", "")
+        begin = re.fullmatch(r"bytes=(\d+)-", ranged)
         if begin:
             headers["Content-Range"] = f"bytes {begin[1]}-{len(data) - 1}/{len(data)}"
         self._send(206 if begin else 200, data[int(begin[1]) if begin else 0 :], headers, fault)
@@ -255,6 +276,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         kind = None if fault is None else fault.kind
+        if kind == "drip":
+            self._drip(body)
+            return
         if kind not in ("stall", "cut"):
             self.wfile.write(body)
             return
@@ -262,6 +286,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if kind == "stall":
             self._hang()
+
+    def _drip(self, body: bytes) -> None:
+        self.close_connection = True
+        for byte in body:
+            if self.server.hub.closing.wait(0.05):
+                return
+            self.wfile.write(bytes([byte]))
 
     def _hang(self) -> None:
         """Says nothing more for as long as the server runs."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_hub import REPO, SHARDS, TOKEN, WANTED, WEIGHTS, files, model, paths, python, refusal, same_weights
 
-from bertx.checkpoint.hub import HubOptions, cached, snapshot
+from bertx.checkpoint.hub import HubOptions, cached_folder, snapshot
 from hub_server import HubServer
 
 # What is downloaded
@@ -71,7 +71,7 @@ def test_shards_and_module_folders_arrive(hub: HubServer, options: HubOptions, t
     hub.add(REPO, model(tmp_path / "model", ["config.json", *modules, *SHARDS]))
     found = snapshot(REPO, None, options)
     assert files(found) == sorted(["config.json", *modules, *SHARDS])
-    assert cached(REPO, found.commit, options) == found.folder
+    assert snapshot(REPO, None, replace(options, offline=True)).folder == found.folder
 
 
 def test_a_private_repository_opens_to_its_token(hub: HubServer, options: HubOptions, source: Path) -> None:
@@ -90,17 +90,17 @@ def test_nothing_but_progress_is_printed(hub: HubServer, commit: str, tmp_path: 
     hub.fault("cut", f"*/{WEIGHTS}", method="GET", times=1)  # the library warns of it
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path), "TQDM_POSITION": "-1"}  # bars, as on a terminal
     run = python(f"snapshot({REPO!r}, None, HubOptions(progress={progress}))", **own)
-    assert (run.returncode, run.stdout, f"{WEIGHTS}: 100%" in run.stderr) == (0, "", progress)
+    assert (run.returncode, run.stdout, f"{REPO}: 100%" in run.stderr) == (0, "", progress)
     assert progress or run.stderr == ""
     assert "Error" not in run.stderr
 
 
 def test_a_broken_download_is_resumed(hub: HubServer, options: HubOptions, tmp_path: Path) -> None:
-    source = model(tmp_path / "large", WANTED, elements=6 * 2**20)  # huggingface_hub keeps pieces of 10 MiB
+    source = model(tmp_path / "large", WANTED, elements=2**18)
     hub.add(REPO, source)
-    hub.fault("cut", f"*/{WEIGHTS}", method="GET", times=1)
+    hub.fault("cut", f"*/{WEIGHTS}", times=1)
     assert same_weights(snapshot(REPO, None, options), source)
-    assert hub.ranges == [f"bytes={10 * 2**20}-"]
+    assert hub.ranges == [f"bytes={(source / WEIGHTS).stat().st_size // 2}-"]
 
 
 # The cache
@@ -133,21 +133,64 @@ def test_offline_knows_only_branches_asked_for_before(options: HubOptions, offli
     refusal(offline, "E_OFFLINE", revision="other")
 
 
-@pytest.mark.parametrize("lost", ["config.json", *SHARDS])
-def test_a_cache_without_config_or_all_weights_is_incomplete(
+MODULES = ["modules.json", "1_Pooling/config.json"]
+
+
+@pytest.mark.parametrize("lost", ["config.json", "vocab.txt", *MODULES, *SHARDS])
+def test_a_cache_that_lacks_a_file_of_the_commit_is_refused_by_its_name(
     hub: HubServer, options: HubOptions, offline: HubOptions, tmp_path: Path, lost: str
 ) -> None:
-    hub.add(REPO, model(tmp_path / "model", ["config.json", *SHARDS]))
+    hub.add(REPO, model(tmp_path / "model", ["config.json", "vocab.txt", *MODULES, *SHARDS]))
+    (snapshot(REPO, None, options).folder / lost).unlink()
+    assert f"it lacks {lost}" in refusal(offline, "E_OFFLINE").message
+
+
+def test_what_another_program_put_into_the_cache_is_not_taken_for_all(
+    hub: HubServer, options: HubOptions, offline: HubOptions, tmp_path: Path
+) -> None:
+    """transformers never asks for modules.json: without it a sentence embedding would be another one."""
+    from huggingface_hub import hf_hub_download
+
+    hub.add(REPO, model(tmp_path / "model", [*WANTED, *MODULES]))
+    for name in WANTED:
+        hf_hub_download(REPO, name, cache_dir=options.cache, endpoint=options.endpoint)
+    error = refusal(offline, "E_OFFLINE")
+    assert "another program" in error.message
+    folder = error.hint.partition(", or name ")[2].removesuffix(" to take what is there")
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(WANTED)
+    assert snapshot(REPO, None, options).origin == "hub"
+    assert files(snapshot(REPO, None, offline)) == sorted([*WANTED, *MODULES])
+
+
+def test_a_whole_snapshot_of_another_program_is_known_to_be_whole(
+    hub: HubServer, options: HubOptions, offline: HubOptions, commit: str
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(REPO, cache_dir=options.cache, endpoint=options.endpoint)
+    assert snapshot(REPO, None, offline).commit == commit
+
+
+def test_huggingface_hub_finds_what_bertx_downloaded(hub: HubServer, options: HubOptions, commit: str) -> None:
+    from huggingface_hub import hf_hub_download, scan_cache_dir
+    from huggingface_hub._tree_cache import read_tree_cache
+
     found = snapshot(REPO, None, options)
-    (found.folder / lost).unlink()
-    assert cached(REPO, found.commit, options) is None
-    refusal(offline, "E_OFFLINE")
+    hub.requests.clear()
+    for name in WANTED:
+        own = hf_hub_download(REPO, name, cache_dir=options.cache, local_files_only=True)
+        assert Path(own) == found.folder / name
+    listed = read_tree_cache(str(found.folder.parent.parent), commit)
+    assert listed is not None
+    assert listed[WEIGHTS].lfs_sha256 == (found.folder / WEIGHTS).resolve().name
+    scanned = scan_cache_dir(options.cache)
+    assert (len(scanned.repos), scanned.warnings, hub.requests) == (1, [], [])
 
 
 def test_a_download_that_ended_early_is_incomplete(hub: HubServer, options: HubOptions, commit: str) -> None:
     hub.fault("status", f"*/{WEIGHTS}", status=404)
     refusal(options, "E_NOT_FOUND")
-    assert cached(REPO, commit, options) is None
+    refusal(replace(options, offline=True), "E_OFFLINE")
 
 
 def test_a_lost_file_is_downloaded_again(options: HubOptions, commit: str) -> None:
@@ -157,8 +200,10 @@ def test_a_lost_file_is_downloaded_again(options: HubOptions, commit: str) -> No
 
 
 @pytest.mark.parametrize("name", ["main", "../..", "0" * 39])
-def test_only_a_commit_is_cached(options: HubOptions, name: str) -> None:
-    assert cached(REPO, name, options) is None
+def test_only_a_commit_has_a_folder(options: HubOptions, commit: str, name: str) -> None:
+    assert cached_folder(REPO, commit, options) is None
+    assert snapshot(REPO, None, options).folder == cached_folder(REPO, commit, options)
+    assert cached_folder(REPO, name, options) is None
 
 
 # Hashes
@@ -167,15 +212,20 @@ def test_only_a_commit_is_cached(options: HubOptions, name: str) -> None:
 def test_wrong_bytes_are_refused_and_downloaded_again(
     hub: HubServer, options: HubOptions, commit: str, source: Path
 ) -> None:
-    hub.fault("corrupt", f"*/{WEIGHTS}", method="GET", times=1)
-    assert WEIGHTS in refusal(options, "E_HASH").message
-    assert cached(REPO, commit, options) is None
+    for name in ("vocab.txt", WEIGHTS):  # in git and in LFS
+        hub.fault("corrupt", f"*/{name}", times=1)
+        assert name in refusal(options, "E_HASH").message
+        refusal(replace(options, offline=True), "E_OFFLINE")
     assert same_weights(snapshot(REPO, None, options), source)
+    assert not list((options.cache or Path()).rglob("*.incomplete"))
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_cached_file_that_changed_is_refused_and_removed(options: HubOptions, commit: str, offline: bool) -> None:
-    weights = snapshot(REPO, None, options).folder / WEIGHTS
+@pytest.mark.parametrize("name", [WEIGHTS, "vocab.txt"])
+def test_a_cached_file_that_changed_is_refused_and_removed(
+    options: HubOptions, commit: str, offline: bool, name: str
+) -> None:
+    weights = snapshot(REPO, None, options).folder / name
     blob = weights.resolve()
     blob.write_bytes(b"\0" * blob.stat().st_size)
     refusal(replace(options, offline=offline), "E_HASH")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bertx.checkpoint.hub import needed
+from bertx.checkpoint.listing import needed
 
 WEIGHTS = "model.safetensors"
 SHARDS = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

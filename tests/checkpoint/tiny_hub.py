@@ -54,7 +54,10 @@ def refusal(options: HubOptions, code: str, *, repo: str = REPO, revision: str |
     with pytest.raises(BertxError) as caught:
         snapshot(repo, revision, options)
     error = caught.value
-    assert (error.code, error.exit_code) == (code, {"E_USAGE": 2, "E_DISK": 5}.get(code, 4))
+    assert (error.code, error.exit_code) == (
+        code,
+        {"E_USAGE": 2, "E_CONFIG": 3, "E_DISK": 5, "E_LOCKED": 5}.get(code, 4),
+    )
     assert len(str(error).splitlines()) == 1
     assert error.hint
     assert TOKEN not in str(error)

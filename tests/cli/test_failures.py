@@ -64,9 +64,7 @@ def filled(folder: Path) -> Path:
 
 
 FAILURES: dict[str, Failing] = {
-    "an unknown Hub id": Failing(
-        lambda f: ("inspect", "no/such-model"), "E_OFFLINE", 4, "not completely, in the cache"
-    ),
+    "an unknown Hub id": Failing(lambda f: ("inspect", "no/such-model"), "E_OFFLINE", 4, "is not in the cache"),
     "no folder and no Hub id": Failing(lambda f: ("to-onnx", "./no/such/folder"), "E_USAGE", 2, "is no folder"),
     "a file as checkpoint": Failing(lambda f: ("trace", f / "config.json"), "E_USAGE", 2, "is a file"),
     "a file as checkpoint to pull": Failing(lambda f: ("pull", f / "config.json"), "E_USAGE", 2, "is a file"),

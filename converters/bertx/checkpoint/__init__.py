@@ -13,7 +13,7 @@ from pathlib import Path
 import bertx.bundle as bundle
 import bertx.manifest as manifests
 from bertx.checkpoint.config import Config, read_config
-from bertx.checkpoint.hub import HubOptions, cached, snapshot
+from bertx.checkpoint.hub import HubOptions, cached_folder, snapshot
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.checkpoint.weights import read_weights
 from bertx.errors import SourceUnavailable, UsageError, escape
@@ -115,8 +115,8 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
     manifest = manifests.read(folder)
     source = manifest.source
     if source.commit is not None:
-        path = cached(source.checkpoint, source.commit, options.hub)
-        if path is not None:
+        path = cached_folder(source.checkpoint, source.commit, options.hub)
+        if path is not None and _unchanged(path, source.files):
             return open_folder(path, source=source.checkpoint, commit=source.commit, origin="cache")
         if not options.hub.offline:
             try:

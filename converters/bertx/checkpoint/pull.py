@@ -15,7 +15,8 @@ import bertx.bundle as bundle
 from bertx import exchange
 from bertx.checkpoint import FetchOptions, of_bundle
 from bertx.checkpoint.config import locate, read_config
-from bertx.checkpoint.hub import needed, snapshot
+from bertx.checkpoint.hub import snapshot
+from bertx.checkpoint.listing import needed
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.manifest import FileEntry
 

@@ -48,7 +48,7 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
     checking = VerifyOptions(device=chosen["device"], cache=cache_folder())
     try:
         phases("fetching")
-        source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"]))
+        source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"]))
         for key in source.config.dropped:
             warn(f"config.json: {key} was dropped, it would run code")
         made = api.export(

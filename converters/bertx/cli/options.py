@@ -57,9 +57,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertx"
 
 
-def fetching(revision: str | None, offline: bool) -> FetchOptions:
+def fetching(revision: str | None, offline: bool, *, quiet: bool = False, recheck: bool = True) -> FetchOptions:
     """How a checkpoint is looked for; huggingface_hub reads its own HF_… variables."""
-    return FetchOptions(revision, HubOptions(offline=offline, progress=sys.stderr.isatty()))
+    progress = sys.stderr.isatty() and not quiet
+    return FetchOptions(revision, HubOptions(offline=offline, progress=progress, recheck=recheck))
 
 
 @dataclass

@@ -25,7 +25,7 @@ def command(checkpoint: str, output: str | None, **chosen: Any) -> None:
     phases = Phases(chosen["verbose"], chosen["quiet"])
     try:
         phases(f"fetching {checkpoint}")
-        found = pull(checkpoint, fetching(chosen["revision"], chosen["offline"]))
+        found = pull(checkpoint, fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"]))
         hashes = None
         if output is not None:
             phases(f"copying to {output}")

@@ -34,7 +34,12 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     worst: BertxError | None = None
     for each in read:
         try:
-            made = recipe.run(each, fetching=fetching(None, chosen["offline"]), force=chosen["force"], progress=phases)
+            made = recipe.run(
+                each,
+                fetching=fetching(None, chosen["offline"], quiet=chosen["quiet"]),
+                force=chosen["force"],
+                progress=phases,
+            )
         except BertxError as error:
             phases.close()
             if error.report is None:

@@ -77,7 +77,7 @@ def command(target: str, **chosen: Any) -> None:
         timeout=chosen["timeout"],
         cache=cache_folder(),
     )
-    looked = fetching(chosen["revision"], chosen["offline"])
+    looked = fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"])
     task = None if chosen["task"] == "auto" else chosen["task"]
     try:
         found = api.verify(target, chosen["against"], task=task, options=options, fetching=looked, progress=phases)
