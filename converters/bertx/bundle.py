@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,36 @@ def stage(output: Path, *, replace: bool = False) -> Iterator[Stage]:
             yield Stage(target, folder, old, carried)
         finally:
             exchange.discard(folder)
+
+
+@contextmanager
+def new_folder(output: Path, *, replaceable: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
+    """A folder for files that appear at `output` all at once when the block ends well, else not at all.
+
+    `output` is new or empty, or `replaceable`. Raises UsageError where it is neither, LocalProblem where the disk
+    refuses.
+    """
+    with disk_errors():
+        target = exchange.locate(output)
+
+    def check() -> None:
+        if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or replaceable(target))):
+            message = f"the output {escape(target)} exists and is not empty"
+            raise UsageError("E_OUTPUT", message, "name a new or empty folder")
+
+    with disk_errors(), exchange.parents(target.parent), exchange.locked(target):
+        check()
+        exchange.recover(target)
+        check()  # a bundle that a killed writer had set aside may be back
+        stage = exchange.sibling(target, "stage")
+        stage.mkdir()
+        try:
+            yield stage
+            for folder in (*(path for path in stage.rglob("*") if path.is_dir()), stage):
+                exchange.sync_folder(folder)
+            exchange.swap(stage, target)
+        finally:
+            exchange.discard(stage)
 
 
 class Stage:

@@ -70,19 +70,8 @@ def copy(pulled: Pulled, output: Path) -> tuple[Pulled, dict[str, FileEntry]]:
     if pulled.folder in (target, *target.parents) or target in pulled.folder.parents:
         message = f"the output {escape(output)} and the source overlap"
         raise UsageError("E_OUTPUT", message, "name another folder with -o")
-    with bundle.disk_errors(), exchange.parents(target.parent), exchange.locked(target):
-        _refuse_filled(target)
-        exchange.recover(target)
-        _refuse_filled(target)  # a bundle that a killed writer had set aside may be back
-        stage = exchange.sibling(target, "stage")
-        stage.mkdir()
-        try:
-            written = {name: _read(pulled.folder / name, stage / name) for name in pulled.files}
-            for folder in (*(path for path in stage.rglob("*") if path.is_dir()), stage):
-                exchange.sync_folder(folder)
-            exchange.swap(stage, target)
-        finally:
-            exchange.discard(stage)
+    with bundle.new_folder(output) as stage:
+        written = {name: _read(pulled.folder / name, stage / name) for name in pulled.files}
     return replace(pulled, folder=target), written
 
 
@@ -97,12 +86,6 @@ def _pulled(checkpoint: str, commit: str | None, folder: Path) -> Pulled:
             "E_WEIGHTS", f"{escape(folder)} holds no weights", "name a folder that save_pretrained wrote"
         )
     return Pulled(checkpoint, commit, folder, tuple(names))
-
-
-def _refuse_filled(target: Path) -> None:
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        message = f"the output {escape(target)} exists and is not empty"
-        raise UsageError("E_OUTPUT", message, "name a new or empty folder")
 
 
 def _read(source: Path, copy_to: Path | None) -> FileEntry:

@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": ("verify", "compare every artifact with eager PyTorch"),
     "run": ("run", "the pre-release parity job, from a recipe"),
     "try": ("try_", "what an artifact answers to texts"),
+    "record": ("record", "golden cases from a checkpoint or your own code"),
     "doctor": ("doctor", "which runtimes and devices work here"),
     "build": ("build", "build runners in Rust, C++, Java, Go and JavaScript"),
 }

@@ -14,7 +14,8 @@ import click
 
 from bertx.checkpoint import FetchOptions
 from bertx.checkpoint.hub import HubOptions
-from bertx.errors import escape
+from bertx.errors import UsageError, escape
+from bertx.parity.cases import SETS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -36,6 +37,45 @@ _COMMON: dict[str, Decorator] = {
         "--output-name", multiple=True, help="Give this output instead of the task's; repeatable."
     ),
 }
+
+
+def _cases(ctx: click.Context, parameter: click.Parameter, value: str) -> str | Path:
+    """The name of a set, or the user's file."""
+    if value in SETS:
+        return value
+    if not Path(value).is_file():
+        raise click.BadParameter(f"{escape(value)} is neither {' nor '.join(SETS)} nor a file", ctx, parameter)
+    return Path(value)
+
+
+cases_option = click.option(
+    "--cases",
+    default="quick",
+    show_default=True,
+    metavar="[quick|full|FILE]",
+    callback=_cases,
+    help="Which cases; a file has your own, as docs/runners.md says.",
+)
+text_option = click.option(
+    "--text",
+    "text_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of your own texts, one a line.",
+)
+
+
+def own_texts(path: Path | None) -> tuple[str, ...]:
+    """The lines of --text that are not empty. Raises UsageError where there are none."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("E_USAGE", f"--text {escape(path)} cannot be read", "give a UTF-8 file") from error
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UsageError("E_USAGE", f"--text {escape(path)} holds no text", "write one text a line")
+    return texts
 
 
 def common(*names: str) -> Decorator:

@@ -10,7 +10,7 @@ import click
 from bertx import api
 from bertx.cli import emit, emit_json, warn
 from bertx.cli.junit import write_junit
-from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.options import Phases, cache_folder, cases_option, common, fetching, own_texts, text_option
 from bertx.cli.tables import report_table
 from bertx.errors import UsageError, escape
 from bertx.formats import registry as formats
@@ -32,13 +32,8 @@ from bertx.runtimes import foreign
     multiple=True,
     help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.',
 )
-@click.option("--cases", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="Which cases.")
-@click.option(
-    "--text",
-    "text_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of your own texts, one a line.",
-)
+@cases_option
+@text_option
 @click.option(
     "--limit",
     type=click.FloatRange(min=0, min_open=True),
@@ -69,7 +64,7 @@ def command(target: str, **chosen: Any) -> None:
         runtimes=chosen["runtimes"],
         runners=tuple(foreign(text, known) for text in chosen["runners"]),
         cases=chosen["cases"],
-        texts=_texts(chosen["text_file"]),
+        texts=own_texts(chosen["text_file"]),
         limit=chosen["limit"],
         dtype=chosen["dtype"],
         device=chosen["device"],
@@ -95,16 +90,3 @@ def command(target: str, **chosen: Any) -> None:
     if error is not None:
         error.report = found.report
         raise error
-
-
-def _texts(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("E_USAGE", f"--text {escape(path)} cannot be read", "give a UTF-8 file") from error
-    texts = tuple(line for line in lines if line.strip())
-    if not texts:
-        raise UsageError("E_USAGE", f"--text {escape(path)} holds no text", "write one text a line")
-    return texts

@@ -76,8 +76,13 @@ class Case:
         return frozenset(found or {"full"})
 
 
-def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Sequence[int]) -> Facts:
-    """Facts from a configuration's values and the tokenizer's answers. Raises InputRefused where they are missing."""
+def facts(
+    values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Sequence[int], most: int = LONGEST
+) -> Facts:
+    """Facts from a configuration's values and the tokenizer's answers, at most `most` tokens long.
+
+    Raises InputRefused where the configuration lacks them.
+    """
     vocabulary = values.get("vocab_size")
     if not isinstance(vocabulary, int) or vocabulary < 2:
         raise InputRefused("E_CONFIG", "config.json states no vocab_size", "bertx needs it to make test cases")
@@ -94,7 +99,7 @@ def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Se
     segments = values.get("type_vocab_size", 2)
     inside = tuple(i for i in special if 0 <= i < vocabulary)
     encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)
-    return Facts(vocabulary, min(longest, LONGEST), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
+    return Facts(vocabulary, min(longest, most), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
 
 
 def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,14 @@ from typing import Any
 
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.tensors import TensorInfo
+from bertx.errors import escape
 from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_names
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
+from bertx.parity.given import given
 from bertx.parity.judge import Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
@@ -71,7 +74,9 @@ class Origin(ABC):
 
     def case_set(self, options: VerifyOptions) -> dict[str, Any]:
         """The name of the set of cases and its seed, as a report states them."""
-        return {"set": str(options.cases), "seed": options.seed}
+        if isinstance(options.cases, Path):
+            return {"set": escape(options.cases.name), "seed": None}
+        return {"set": options.cases, "seed": options.seed}
 
     def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
         """What can be compared without running the artifact, as rows of the report."""
@@ -101,11 +106,14 @@ class Stock(Origin):
         return "the file declares a static input shape" if asked.static else None
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
+        values = self.checkpoint.config.values
+        if isinstance(options.cases, Path):
+            return given(options.cases, asked.inputs, probes.facts(values, (), (), sys.maxsize))
         tokenizer = open_tokenizer(self.checkpoint.folder)
         encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
         special = tokenizer.special if tokenizer else ()
-        known = probes.facts(self.checkpoint.config.values, encoded, special)
-        return probes.build(str(options.cases), asked.inputs, known, options.seed)
+        known = probes.facts(values, encoded, special)
+        return probes.build(options.cases, asked.inputs, known, options.seed)
 
     def reference(
         self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path

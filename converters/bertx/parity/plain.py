@@ -55,9 +55,31 @@ def array(value: Any) -> Array:
 
 def ask(plain: Plain, ranges: Mapping[str, tuple[float, float]], chosen: str, seed: int, device: str) -> Answers:
     """Makes the cases and answers them. Raises InputRefused(E_MODULE) where the module cannot be judged."""
+    return answers(plain, cases(plain, ranges, chosen, seed), device)
+
+
+def cases(
+    plain: Plain, ranges: Mapping[str, tuple[float, float]], chosen: str, seed: int, dtype: str | None = None
+) -> tuple[Case, ...]:
+    """Cases of a set from the module's inputs and samples, of sizes that it takes at `dtype`."""
+    import torch
+
+    with _untouched("cpu"):
+        twin = copy.deepcopy(plain.module).to(getattr(torch, dtype) if dtype else None)
+        return build(chosen, known(plain, ranges), _runs(plain, twin), seed)
+
+
+def answers(
+    plain: Plain, made: Sequence[Case], device: str, dtype: str | None = None, *, given: bool = False
+) -> Answers:
+    """Answers cases, the first of which the module must take; at `dtype` instead of the module's own.
+
+    Cases that the user has `given` need not cover anything. Raises InputRefused(E_MODULE) where it cannot be judged.
+    """
+    import torch
+
     with _untouched(device):
-        module = copy.deepcopy(plain.module).to(device)
-        made = build(chosen, known(plain, ranges), _runs(plain, copy.deepcopy(plain.module)), seed)
+        module = copy.deepcopy(plain.module).to(device, getattr(torch, dtype) if dtype else None)
         rounded = _answers(plain, module, made, device)
         _check_repeated(plain, module, made[0], rounded[made[0].name], device)
         exact, pure = _exact(plain, made, rounded)
@@ -74,9 +96,10 @@ def ask(plain: Plain, ranges: Mapping[str, tuple[float, float]], chosen: str, se
     left_out = tuple(case.name for case in made if case not in kept)
     if made[0] not in kept:
         raise _unfit(f"{plain.name} gives NaN or Inf for the sample itself", "correct the module or the sample")
-    _check_coverage(plain, kept)
+    if not given:
+        _check_coverage(plain, kept)
     specs = _specs(plain, kept, rounded)
-    _check_outputs(plain, kept, exact, rounded, specs)
+    _check_outputs(plain, kept, exact, rounded, specs, constant=given)
     dtype = _dtype(plain, specs)
     reference = Reference(_tensors(exact, kept), _tensors(rounded, kept), facts)
     return Answers(tuple(kept), reference, specs, dtype, left_out)
@@ -235,8 +258,15 @@ def _specs(plain: Plain, kept: Sequence[Case], rounded: Outputs) -> tuple[Tensor
 
 
 def _check_outputs(
-    plain: Plain, kept: Sequence[Case], exact: Outputs, rounded: Outputs, specs: Sequence[TensorSpec]
+    plain: Plain,
+    kept: Sequence[Case],
+    exact: Outputs,
+    rounded: Outputs,
+    specs: Sequence[TensorSpec],
+    *,
+    constant: bool,
 ) -> None:
+    """Refuses outputs that say nothing; those that are `constant` over the cases only where that is no accident."""
     for spec in specs:
         for case in kept:
             one, other = exact[case.name][spec.name], rounded[case.name][spec.name]
@@ -247,7 +277,7 @@ def _check_outputs(
         # Adding nothing makes a negative zero the same as zero.
         values = {(array(exact[case.name][spec.name]) + 0).tobytes() for case in kept}
         shapes = {tuple(exact[case.name][spec.name].shape) for case in kept}
-        if len(values) <= len(shapes):
+        if len(values) <= len(shapes) and not constant:
             what = f"{spec.name} is the same whatever goes in, so that no comparison says anything"
             raise _unfit(what, "leave it out, or state the range in which inputs matter: ranges={…}")
 

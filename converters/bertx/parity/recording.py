@@ -18,7 +18,7 @@ from bertx.errors import InputRefused, escape
 from bertx.parity.cases import Case
 from bertx.parity.compare import Noise
 from bertx.parity.golden import CASES, EXPECTED
-from bertx.parity.judge import Subject
+from bertx.parity.judge import TAP, Subject
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin
 from bertx.parity.reference import Reference
@@ -50,12 +50,14 @@ class Recording(Origin):
         asked, answers = read_tensors(folder / CASES), read_tensors(folder / EXPECTED)
         signature = _signature(asked)
         self.inputs, self.specs = signature.inputs, signature.outputs
-        self.outputs = tuple(spec.name for spec in signature.outputs)
+        named = tuple(spec.name for spec in signature.outputs)
+        self.outputs = tuple(name for name in named if not name.startswith(TAP))
         self.task = asked.metadata.get("task", "")
         self.dtype = asked.metadata.get("dtype", "float32")
         _check(asked, answers, signature)
         self.recorded = tuple(Case(name, inputs) for name, inputs in asked.arrays.items())
-        noise = _noise(answers, self.outputs)
+        self.pooled = {name: _one(stated, name) for name, stated in _json(answers, "noise").items()}
+        noise = _noise(answers, named, self.pooled)
         self.facts = _json(answers, "facts") if "facts" in answers.metadata else {}
         self.answers = Reference(answers, answers, {**self.facts, "noise": self.facts.get("noise")}, noise)
 
@@ -154,9 +156,8 @@ def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
     return len(spec.shape) == len(shape) and all(isinstance(size, str) or size == n for size, n in pairs)
 
 
-def _noise(answers: Tensors, outputs: Sequence[str]) -> dict[str, dict[str, Noise]]:
+def _noise(answers: Tensors, outputs: Sequence[str], pooled: Mapping[str, Noise]) -> dict[str, dict[str, Noise]]:
     """{case: {output: its noise}}; where only that of all cases together was recorded, it is every case's."""
-    pooled = _json(answers, "noise")
     each = _json(answers, "case_noise") if "case_noise" in answers.metadata else {}
     found: dict[str, dict[str, Noise]] = {case: {} for case in answers.arrays}
     for name in outputs:
@@ -164,7 +165,7 @@ def _noise(answers: Tensors, outputs: Sequence[str]) -> dict[str, dict[str, Nois
             raise _refused(f"the recording states no noise of {escape(name)}")
         own = each.get(name)
         for case in found:
-            found[case][name] = _one(own.get(case) if isinstance(own, dict) else pooled[name], name)
+            found[case][name] = _one(own.get(case), name) if isinstance(own, dict) else pooled[name]
     return found
 
 
