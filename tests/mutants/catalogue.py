@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mutants import changed, computed, fed, odd, weighed
+from mutants import answered, changed, computed, fed, odd, remembered, reported, weighed
 from mutants.graph import edit
 from mutants.stands import PLANS
 from mutants.trial import Mutant
@@ -15,9 +15,13 @@ _REAL = (
     "mask-ignored", "mask-as-length", "segments-zero", "positions-shifted", "tanh-gelu", "epsilon-1e-5",
     "layer-skipped-without-taps", "products-in-bfloat16", "products-in-tf32", "query-element-1e-3",
     "query-transposed", "weights-rounded-to-float16", "output-of-layer-before-last", "pooled-cls",
+    "ids-through-float16", "counts-in-int8", "truncated-at-128", "mask-over-queries", "rows-sorted-by-length",
+    "nan-in-empty-rows", "nan-mean-of-empty-rows", "zero-point-off-by-one", "key-and-value-exchanged",
     "embedding-not-normalised", "as-written", "norms-spelt-out", "optimised-extended", "trace-as-written",
 )  # fmt: skip
 
+#: stands whose programs take ids, mask and segments
+_THREE_INPUTS = ("bert", "electra", "albert", "bert-sentences", "bert-masked-words")
 
 #: wrong at a token id that no case of `quick` holds where the vocabulary is large; `full` runs every id
 _FULL = frozenset({"rare-word-moved"})
@@ -32,7 +36,7 @@ def catalogue() -> tuple[Mutant, ...]:
 
 
 def _wrong(stand: str) -> Iterator[Mutant]:
-    for faults in (fed.FAULTS, computed.FAULTS):
+    for faults in (fed.FAULTS, computed.FAULTS, answered.FAULTS, reported.FAULTS):
         for fault, changes in faults.items():
             for name, change in changes.items():
                 yield Mutant(name, fault, stand, "onnx", edit(change))
@@ -47,6 +51,10 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     for fault, makers in changed.WRAPPED.items():
         for name, make in makers.items():
             yield Mutant(name, fault, stand, "torchscript", make)
+    if stand in _THREE_INPUTS:
+        for fault, makers in remembered.FAULTS.items():
+            for name, make in makers.items():
+                yield Mutant(name, fault, stand, "torchscript", make)
     for fault, poolings in changed.POOLED.items():
         for name, pooled in poolings.items():
             yield Mutant(name, fault, stand, "torchscript", pooled("torchscript"))

@@ -176,11 +176,34 @@ def _int8(array: Array) -> Array:
     return (np.round(array / scale) * scale).astype(np.float32)
 
 
+def _zero_point(array: Array) -> Array:
+    """Dequantised with a zero point that is one too high."""
+    return (array + np.abs(array).max() / 127).astype(np.float32)
+
+
 def rounded(how: Callable[[Array], Array], pattern: str = r"weight$") -> Alter:
     """Matrices kept at lower precision inside a float32 file."""
 
     def change(tensors: Tensors, _sizes: Sizes) -> Tensors:
         return {n: how(np.ascontiguousarray(a)) for n, a in tensors.items() if a.ndim == 2 and re.search(pattern, n)}
+
+    return change
+
+
+def flipped(pattern: str) -> Alter:
+    """The rows of a table in reverse order: the sign of a distance is lost."""
+
+    def change(tensors: Tensors, _sizes: Sizes) -> Tensors:
+        name = named(tensors, pattern)
+        return {name: tensors[name][::-1].copy()}
+
+    return change
+
+
+def rolled(pattern: str) -> Alter:
+    def change(tensors: Tensors, _sizes: Sizes) -> Tensors:
+        name = named(tensors, pattern)
+        return {name: np.roll(tensors[name], 1, axis=0)}
 
     return change
 
@@ -236,9 +259,14 @@ FAULTS: Mapping[str, Mapping[str, Alter]] = {
         "query-transposed": transposed(QUERY),
         "value-transposed": transposed(VALUE),
         "heads-interleaved": heads_interleaved,
-        "query-and-key-exchanged": exchanged(QUERY, VALUE),
+        "query-and-value-exchanged": exchanged(QUERY, VALUE),
+        "key-and-value-exchanged": exchanged(KEY, VALUE),
         "layer-norms-exchanged": exchanged(NORM, NORM),
         "outer-matrices-exchanged": exchanged(OUTER, OUTER),
+    },
+    "relative positions": {
+        "distances-turned": flipped(r"(relative_attention_bias|rel_embeddings)"),
+        "distances-shifted": rolled(r"(relative_attention_bias|rel_embeddings)"),
     },
     "bias dropped": {
         "query-bias-dropped": zeroed(QUERY),
@@ -247,6 +275,7 @@ FAULTS: Mapping[str, Mapping[str, Alter]] = {
         "inner-bias-dropped": zeroed(INNER),
         "outer-bias-dropped": zeroed(OUTER),
         "norm-bias-dropped": zeroed(NORM),
+        "decoder-bias-dropped": zeroed(r"predictions(\.decoder)?"),
     },
     "heads": {"head-zeroed": head_zeroed, "head-query-and-key-swapped": head_query_and_key_swapped},
     "attention scale": {
@@ -261,6 +290,7 @@ FAULTS: Mapping[str, Mapping[str, Alter]] = {
         "weights-rounded-to-int8": rounded(_int8),
         "words-rounded-to-float16": rounded(half, WORDS),
         "one-matrix-rounded-to-float16": rounded(half, INNER),
+        "zero-point-off-by-one": rounded(_zero_point, INNER),
     },
     "labels permuted": {"labels-permuted": labels_permuted},
 }

@@ -1,0 +1,85 @@
+"""Faults of what comes out: numbers that are none, and answers that are wrong in a few places, in the ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mutants.computed import Change, number, outputs
+from mutants.graph import Graph
+from mutants.trial import Inapplicable
+
+
+def overflow(g: Graph) -> None:
+    """An activation of float16 that is too large for it."""
+
+    def build(value: str) -> str:
+        wide = g.cast(g.cast(g.add("Mul", value, number(g, 6e4)), 10), 1)
+        return g.add("Div", wide, number(g, 6e4))
+
+    g.after(g.tap(1), build)
+
+
+def nan_in_empty_rows(g: Graph) -> None:
+    """Minus infinity is added to masked scores: the softmax of a row without tokens is 0 / 0."""
+    lowest = [n for n, v in g.arrays().items() if v.dtype == np.float32 and v.size == 1 and v < -1e30]
+    if not lowest:
+        raise Inapplicable("no lowest number")
+    for name in lowest:
+        g.set(name, np.full_like(g.array(name), -np.inf))
+
+
+def mean_of_nothing(g: Graph) -> None:
+    """A mean over tokens that is divided by their number, whatever it is: 0 / 0 in a row without tokens."""
+    smallest = [n for n, v in g.arrays().items() if v.dtype == np.float32 and v.size == 1 and 0 < v < 1e-8]
+    if not smallest or g.stand.task.name != "sentence-similarity":
+        raise Inapplicable("nothing is pooled")
+    for name in smallest:
+        g.set(name, np.zeros_like(g.array(name)))
+
+
+def nan_where_masked(g: Graph) -> None:
+    """A division by the mask: not a number at padding."""
+    mask = g.add("Unsqueeze", g.cast("attention_mask", 1), g.constant([-1], np.int64))
+    if g.stand.task.name != "feature-extraction":
+        raise Inapplicable("no output per token")
+    g.after(g.model.graph.output[0].name, lambda value: g.add("Div", g.add("Mul", value, mask), mask))
+
+
+def element_wrong(g: Graph) -> None:
+    """One number of the answer is wrong, at the second token of each row."""
+    name = g.model.graph.output[0].name
+    bump = np.zeros(int(g.stand.broad.specs[name].shape[-1]), np.float32)
+    bump[1] = 1e-3
+    g.after(name, lambda value: g.add("Add", value, g.constant(bump)))
+
+
+def _last_token_of_long_rows(g: Graph) -> None:
+    """From the 60th token on, answers are a little off."""
+    one = g.constant(1, np.int64)
+    counted = g.add("CumSum", g.add("Add", g.add("Sub", "input_ids", "input_ids"), one), one)
+    late = g.cast(g.add("Greater", counted, g.constant(60, np.int64)), 1)
+    wide = g.add("Unsqueeze", late, g.constant([-1], np.int64))
+    g.after(g.tap(g.layers), lambda v: g.add("Add", v, g.add("Mul", g.add("Mul", v, wide), number(g, 1e-3))))
+
+
+def constant_output(g: Graph) -> None:
+    g.after(g.model.graph.output[0].name, lambda value: g.add("Mul", value, number(g, 0)))
+
+
+#: fault class -> name -> change
+FAULTS: Mapping[str, Mapping[str, Change]] = {
+    "overflow and NaN": {
+        "float16-overflow": overflow,
+        "nan-at-padding": nan_where_masked,
+        "nan-in-empty-rows": nan_in_empty_rows,
+        "nan-mean-of-empty-rows": mean_of_nothing,
+    },
+    "output": {
+        "one-element-off": element_wrong,
+        "late-tokens-off": _last_token_of_long_rows,
+        "constant-output": constant_output,
+        "output-scaled-by-1.0001": outputs(lambda g, v: g.add("Mul", v, number(g, 1.0001))),
+    },
+}
