@@ -54,7 +54,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verify(artifact: Path, recording: Path, **options: Any) -> Report:
-    return api.verify(artifact, recording, options=VerifyOptions(device="cpu", **options)).report
+    return api.verify(artifact, recording, options=VerifyOptions(("onnxruntime",), device="cpu", **options)).report
 
 
 def test_a_right_file_passes_and_the_report_says_that_the_reference_was_recorded(

@@ -49,6 +49,9 @@ from bertx.runtimes import foreign
     help="Seconds for one runner.",
 )
 @click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
+@click.option(
+    "--allow-static", is_flag=True, help="A file that fixes its batch or length counts, checked at that shape alone."
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
 @common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
 def command(target: str, **chosen: Any) -> None:
@@ -69,6 +72,7 @@ def command(target: str, **chosen: Any) -> None:
         dtype=chosen["dtype"],
         device=chosen["device"],
         trust=chosen["trust"],
+        allow_static=chosen["allow_static"],
         timeout=chosen["timeout"],
         cache=cache_folder(),
     )

@@ -7,10 +7,11 @@ a case, read off its tensors; diagnosis names causes by them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import InputRefused, UsageError, escape
+from bertx.signature import BATCH, SEQUENCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +101,35 @@ def facts(
     inside = tuple(i for i in special if 0 <= i < vocabulary)
     encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)
     return Facts(vocabulary, min(longest, most), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
+
+
+def fitted(cases: Sequence[Case], static: Mapping[str, int], padding: int) -> tuple[Case, ...]:
+    """Cases for a file that fixes its batch or its length, from cases that are no longer than that.
+
+    Rows are filled with padding; a batch is repeated from its beginning, or goes over several cases, of which those
+    without any token are left out.
+    """
+    import numpy as np
+
+    def wide(name: str, array: Array) -> Array:
+        room = static.get(SEQUENCE, array.shape[1]) - array.shape[1]
+        return np.pad(array, ((0, 0), (0, room)), constant_values=padding if name == "input_ids" else 0)
+
+    made = []
+    for case in cases:
+        rows = len(next(iter(case.inputs.values())))
+        size = static.get(BATCH, rows)
+        for start in range(0, rows, size):
+            places = np.arange(start, start + size) % rows
+            name = case.name if rows <= size else f"{case.name}-{start // size}"
+            made.append(Case(name, {key: wide(key, array[places]) for key, array in case.inputs.items()}))
+    return tuple(case for case in made if "attention_mask" not in case.inputs or case.inputs["attention_mask"].any())
+
+
+def shortened(known: Facts, longest: int) -> Facts:
+    """The same facts of a file that takes fewer tokens than the model."""
+    length = min(longest, known.longest)
+    return replace(known, longest=length, texts=tuple(text[:length] for text in known.texts))
 
 
 def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0) -> tuple[Case, ...]:

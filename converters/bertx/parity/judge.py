@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.errors import BertxError, LocalProblem
+from bertx.errors import BertxError, LocalProblem, escape
 from bertx.model.tasks import HIDDEN_STATES
 from bertx.parity import diagnosis
 from bertx.parity.cases import Case
@@ -66,8 +66,8 @@ class Bench:
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
         """Symbolic shapes of everything the reference gives: as they were recorded, else read off its answers."""
-        if self.inputs.outputs:
-            return {spec.name: spec for spec in self.inputs.outputs}
+        if self.inputs.outputs or self.reference.outputs:
+            return {spec.name: spec for spec in self.inputs.outputs or self.reference.outputs}
         exact = self.reference.exact
         names = dict.fromkeys(name for outputs in exact.arrays.values() for name in outputs)
         shapes = [{name: array.shape for name, array in case.inputs.items()} for case in self.cases]
@@ -126,7 +126,7 @@ def conclude(
     blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
     result = replace(blank, **run.facts)
     if run.made is None:
-        return replace(result, reason=run.reason, cause=f"the runner failed: {run.reason}")
+        return replace(result, reason=run.reason, cause=_why(str(run.reason), subject, bench))
     judged = judge_outputs(result, subject, run.made, bench)
     if judged.verdict == "not-run":
         return judged
@@ -134,6 +134,19 @@ def conclude(
     bad = [f"{row.name}: {row.problem}" for row in beside if not row.passed]
     # What is found in the file itself says more than a guess from what it computes, and comes first.
     return replace(judged, verdict="fail", cause="; ".join([*bad, *filter(None, [judged.cause])])) if bad else judged
+
+
+def _why(reason: str, subject: Subject, bench: Bench) -> str:
+    """Why a runner gave nothing; a shape that the file says it takes is named."""
+    case = next((case for case in bench.cases if f"in case {case.name}: " in reason), None)
+    inputs = subject.signature.inputs if subject.signature else ()
+    moving = dict.fromkeys(size for spec in inputs for size in spec.shape if isinstance(size, str))
+    if case is None or not moving:
+        return f"the runner failed: {reason}"
+    shape = "×".join(map(str, next(iter(case.inputs.values())).shape))
+    said = reason.partition(f"in case {case.name}: ")[2]
+    named = " and ".join(escape(name, 60) for name in moving if name != "?") or "its axes"
+    return f"it refuses a batch of {shape} (case {case.name}), though it declares {named} dynamic: {said}"
 
 
 def judge(subject: Subject, runtime: Runtime | Foreign, device: str, bench: Bench, asked: bool) -> Result:

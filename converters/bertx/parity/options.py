@@ -12,7 +12,8 @@ from bertx.runtimes import Foreign, process
 class VerifyOptions:
     """How to verify. `runtimes` empty means all that are ready; `limit` scales both limits; `timeout` in seconds.
 
-    `cases` is the name of a set or a file of the user's own; `dtype` is what files claim to compute in.
+    `cases` is the name of a set or a file of the user's own; `dtype` is what files claim to compute in;
+    `allow_static` lets a file that fixes its shape count as compared at that shape.
     """
 
     runtimes: tuple[str, ...] = ()
@@ -24,6 +25,7 @@ class VerifyOptions:
     dtype: str | None = None
     device: str = "auto"
     trust: bool = False
+    allow_static: bool = False
     timeout: float = 600.0
     memory_bytes: int | None = None
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "bertx")

@@ -26,7 +26,7 @@ from bertx.parity import reference as references
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.given import given
-from bertx.parity.judge import Subject
+from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
 from bertx.parity.text import open_tokenizer
@@ -103,26 +103,49 @@ class Stock(Origin):
         self.weights = checkpoint.weights
 
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
-        return "the file declares a static input shape" if asked.static else None
+        length, most = dict(asked.static).get(SEQUENCE, 1), self._facts(sys.maxsize).longest
+        return f"the file takes {length} tokens and no other number, the model {most}" if length > most else None
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
-        values = self.checkpoint.config.values
+        static = dict(asked.static)
         if isinstance(options.cases, Path):
-            return given(options.cases, asked.inputs, probes.facts(values, (), (), sys.maxsize))
-        tokenizer = open_tokenizer(self.checkpoint.folder)
-        encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
-        special = tokenizer.special if tokenizer else ()
-        known = probes.facts(values, encoded, special)
-        return probes.build(options.cases, asked.inputs, known, options.seed)
+            made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE, sys.maxsize)))
+        else:
+            tokenizer = open_tokenizer(self.checkpoint.folder)
+            encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
+            special = tokenizer.special if tokenizer else ()
+            known = probes.facts(self.checkpoint.config.values, encoded, special)
+            known = probes.shortened(known, static.get(SEQUENCE, known.longest))
+            made = probes.build(options.cases, asked.inputs, known, options.seed)
+        return probes.fitted(made, static, self._facts(sys.maxsize).padding) if static else made
+
+    def _facts(self, most: int) -> probes.Facts:
+        return probes.facts(self.checkpoint.config.values, (), (), most)
 
     def reference(
         self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
     ) -> references.Reference:
+        if not asked.static:
+            return self._answers(asked.dtype, cases, device, limits, cache)
+        # Where all cases have one size, a case of another tells which axes of an output move.
+        other = _of_another_size(cases[0], self._facts(sys.maxsize).longest)
+        answers = self._answers(asked.dtype, [*cases, other], device, limits, cache)
+        bench = Bench((*cases, other), answers, self.signature(cases), self.task, 1.0, limits, (), ())
+        kept = {case.name for case in cases}
+        exact, rounded = (
+            replace(held, arrays={name: held.arrays[name] for name in kept})
+            for held in (answers.exact, answers.rounded)
+        )
+        return replace(answers, exact=exact, rounded=rounded, outputs=tuple(bench.specs.values()))
+
+    def _answers(
+        self, dtype: str, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
+    ) -> references.Reference:
         with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
             path = Path(folder) / "cases.safetensors"
             named = {case.name: case.inputs for case in cases}
-            write_cases(path, named, self.signature(cases), self.task, asked.dtype)
-            return references.compute(self.checkpoint, path, asked.dtype, device, limits, cache)
+            write_cases(path, named, self.signature(cases), self.task, dtype)
+            return references.compute(self.checkpoint, path, dtype, device, limits, cache)
 
     def told(self) -> dict[str, Any]:
         source = self.checkpoint
@@ -150,6 +173,20 @@ class Stock(Origin):
             _place(self.checkpoint.folder / name, folder / name)
         _place(subject.path, folder / "model.safetensors")
         return replace(subject, path=folder / "model.safetensors")
+
+
+def _of_another_size(case: Case, longest: int) -> Case:
+    """A case with one row more, and one token less where that is possible."""
+    import numpy as np
+
+    def resized(array: Any) -> Any:
+        rows = np.concatenate([array, array[:1]])
+        return rows[:, :-1] if array.shape[1] > 1 else np.repeat(rows, min(2, longest), axis=1)
+
+    made = {name: np.ascontiguousarray(resized(array)) for name, array in case.inputs.items()}
+    if "attention_mask" in made:
+        made["attention_mask"] = np.ones_like(made["attention_mask"])
+    return Case("of-another-size", made)
 
 
 def _place(source: Path, target: Path) -> None:

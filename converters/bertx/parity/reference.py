@@ -26,19 +26,22 @@ from bertx.parity.compare import Noise
 from bertx.runtimes import process
 from bertx.runtimes.eager import EagerProgram
 from bertx.runtimes.protocol import Tensors, guarded, read_tensors, write_outputs
+from bertx.signature import TensorSpec
 
 
 @dataclass(frozen=True)
 class Reference:
     """What eager PyTorch computes on the cases: exactly, rounded, and with which versions.
 
-    `noise`, by case and output, is there where it was recorded; `rounded` then says nothing.
+    `noise`, by case and output, is there where it was recorded; `rounded` then says nothing. `outputs` are their
+    symbolic shapes where the cases alone cannot tell them.
     """
 
     exact: Tensors
     rounded: Tensors
     facts: Mapping[str, Any]
     noise: Mapping[str, Mapping[str, Noise]] | None = None
+    outputs: tuple[TensorSpec, ...] = ()
 
 
 def compute(

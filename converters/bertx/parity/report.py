@@ -37,6 +37,8 @@ class Result:
     reason: str | None = None
     #: {the file's input: ours} in the file's order
     inputs: Mapping[str, str] = field(default_factory=dict)
+    #: {axis: its size} that the file fixes: it was checked at that shape alone
+    static: Mapping[str, int] = field(default_factory=dict)
     #: {the reference's output: the file's}, where outputs were not matched by name
     matched: Mapping[str, str] = field(default_factory=dict)
     #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
@@ -53,6 +55,7 @@ class Result:
             "device": self.device,
             "verdict": self.verdict,
             "inputs": [{"name": theirs, "fed": ours} for theirs, ours in self.inputs.items()],
+            "static": dict(self.static),
             "outputs": [_output(row, self.matched.get(row.name)) for row in self.outputs],
             "taps": [
                 {"name": row.name, "rms_ratio": _number(row.rms_ratio), "max_ratio": _number(row.max_ratio)}
@@ -68,12 +71,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results of one verification, and what they were compared with."""
+    """All results of one verification, and what they were compared with.
+
+    `allow_static`: a file that fixes its shape counts as compared.
+    """
 
     cases: Mapping[str, Any]
     limit: float
     reference: Mapping[str, Any]
     results: tuple[Result, ...]
+    allow_static: bool = False
 
     @property
     def verdict(self) -> str:
@@ -82,14 +89,21 @@ class Report:
             return "fail"
         return "incomplete" if self._left() is not None else "pass"
 
-    def _left(self) -> str | None:
-        """What was to be compared and was not, in words; None where all of it was."""
+    def _left(self) -> tuple[str, str] | None:
+        """What was to be compared and was not, and what to do about it; None where all of it was."""
+        doctor = "see `bertx doctor`"
         wanted = {result.artifact for result in self.results if result.asked is not None}
         ran = {result.artifact for result in self.results if result.verdict == "pass"}
         for result in self.results:
             if result.verdict != "pass" and (result.asked or result.artifact in wanted - ran):
-                return f"{result.artifact} was not compared in {result.runtime}: {result.reason}"
-        return None if ran else "nothing was compared"
+                return f"{result.artifact} was not compared in {result.runtime}: {result.reason}", doctor
+            if result.static and not self.allow_static:
+                fixed = " and ".join(f"{axis} at {size}" for axis, size in result.static.items())
+                return (
+                    f"{result.artifact} fixes {fixed} and was checked at no other size",
+                    "accept it by --allow-static",
+                )
+        return None if ran else ("nothing was compared", doctor)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,7 +127,7 @@ class Report:
             why = bad.cause or bad.reason or "see the report"
             return ParityFailed("E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it")
         left = self._left()
-        return NotCompared("E_NOT_COMPARED", left, "see `bertx doctor`") if left else None
+        return NotCompared("E_NOT_COMPARED", *left) if left else None
 
 
 def _number(value: float) -> float | None:

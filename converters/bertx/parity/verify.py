@@ -95,7 +95,7 @@ def verify_subjects(
                     progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     rows = beside[each.subject].result()
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
-                    results.append(replace(found, inputs=each.binding.names))
+                    results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
                     results.append(each)
     return Verified(_report(results, benches, origin, options), tuple(benches.values()))
@@ -231,4 +231,4 @@ def _report(
     facts = bench.reference.facts if bench else {}
     cases = {**origin.case_set(options), "count": len(bench.cases) if bench else 0}
     told = {name: facts.get(name) for name in ("torch", "transformers", "attention", "pure", "noise")}
-    return Report(cases, options.limit, {**origin.told(), **told}, tuple(results))
+    return Report(cases, options.limit, {**origin.told(), **told}, tuple(results), options.allow_static)

@@ -110,6 +110,10 @@ def write_cases(
     save_file(flat, path, metadata=metadata)
 
 
+class CaseFailed(Exception):
+    """A program that raised in one of the cases."""
+
+
 class Program(ABC):
     """A runner in Python: opens an artifact once, then runs case by case."""
 
@@ -140,6 +144,8 @@ def guarded(work: Callable[[], None], name: str) -> None:
         work()
     except BertxError as error:
         _fail(f"{error.code}: {error}", error.exit_code)
+    except CaseFailed as error:
+        _fail(f"{name}: {error}", 1)
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is this artifact's verdict, told in one line
         _fail(f"{name}: {type(error).__name__}: {error}", 1)
 
@@ -162,7 +168,12 @@ def _serve(program: Program) -> None:
     seconds: dict[str, float] = {}
     for case, inputs in cases.arrays.items():
         started = time.perf_counter()
-        outputs = program.run(inputs)
+        try:
+            outputs = program.run(inputs)
+        except BertxError:
+            raise
+        except Exception as error:
+            raise CaseFailed(f"in case {case}: {type(error).__name__}: {error}") from error
         seconds[case] = time.perf_counter() - started
         results |= {f"{case}/{name}": value for name, value in outputs.items()}
     write_outputs(
