@@ -10,15 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["BertxError", "Checkpoint", "Export", "Verification", "export", "fetch", "record", "verify"]
+__all__ = [
+    "BertxError",
+    "Checkpoint",
+    "Export",
+    "Verification",
+    "export",
+    "export_module",
+    "fetch",
+    "record",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from bertx.api import Export, Verification, export, fetch, verify
     from bertx.checkpoint import Checkpoint
     from bertx.errors import BertxError
+    from bertx.plain import export_module
     from bertx.recorder import record
 
-_HOMES = {"BertxError": "bertx.errors", "Checkpoint": "bertx.checkpoint", "record": "bertx.recorder"}
+_HOMES = {
+    "BertxError": "bertx.errors",
+    "Checkpoint": "bertx.checkpoint",
+    "export_module": "bertx.plain",
+    "record": "bertx.recorder",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from bertx.formats import ExportOptions, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
 from bertx.model.tasks import Task, resolve_task
 from bertx.model.wrapper import default_outputs
-from bertx.parity import golden, target
+from bertx.parity import golden, own, target
 from bertx.parity.compare import Compared, pool
 from bertx.parity.judge import Subject
 from bertx.parity.options import VerifyOptions
@@ -33,7 +33,7 @@ __all__ = ["Export", "Verification", "export", "fetch", "verify"]
 Progress = Callable[[str], None]
 
 
-def _silent(_line: str) -> None:
+def silent(_line: str) -> None:
     """The default progress: none."""
 
 
@@ -72,7 +72,7 @@ def export(
     verify: VerifyOptions | None = VerifyOptions(),  # noqa: B008 - frozen
     force: bool = False,
     cache: Path | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Export:
     """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
 
@@ -111,7 +111,7 @@ def export(
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
         published = staged.publish(manifest)
-    _remember(published, entries, cache or (verify or VerifyOptions()).cache)
+    remember(published, entries, cache or (verify or VerifyOptions()).cache)
     return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
 
 
@@ -123,7 +123,7 @@ def verify(
     options: VerifyOptions | None = None,
     device: str | None = None,
     fetching: FetchOptions | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Verification:
     """Compares every artifact of a bundle, folder or file with eager PyTorch, or with golden cases.
 
@@ -140,8 +140,9 @@ def verify(
     if found.alone and not trusted(subjects[0], options):
         what = f"{found.files[0]} would run code, and bertx did not write it here"
         raise InputRefused("E_UNTRUSTED", escape(what), "add --trust if you trust its author")
-    judged = verify_subjects(subjects, origin, options, progress)
-    return Verification(judged.report, tuple(target.changed(found)))
+    run, kept = own.without_weights(found, subjects, options.limit) if against is None else (subjects, [])
+    report = verify_subjects(run, origin, options, progress).report
+    return Verification(replace(report, results=(*kept, *report.results)), tuple(target.changed(found)))
 
 
 def _reference(
@@ -153,12 +154,9 @@ def _reference(
 ) -> Origin:
     """What to compare with: golden cases that somebody recorded, a checkpoint, or the one that a bundle names."""
     if isinstance(against, str | Path) and holds_recording(Path(against).expanduser()):
-        recording = Recording(Path(against).expanduser())
-        other = task not in (None, "auto", recording.task) and f"the recording is of {recording.task}, not of {task}"
-        own = (options.cases != "quick" or bool(options.texts)) and "a recording brings its own cases"
-        if other or own:
-            raise UsageError("E_USAGE", escape(other or own), "leave the option out, or name a checkpoint")
-        return recording
+        return _fitting(Recording(Path(against).expanduser()), task, options)
+    if against is None and found.home is not None and own.is_own(found.manifest):
+        return _fitting(own.recorded(found.home, found.manifest), task, options)
     if isinstance(against, Checkpoint):
         source = against
     elif against is not None:
@@ -167,6 +165,15 @@ def _reference(
         source = of_bundle(target.require_reference(found), fetching or FetchOptions())
     chosen = resolve_task(task or target.stated_task(found), source.config.architectures, source.folder)
     return Stock(source, chosen)
+
+
+def _fitting(recording: Recording, task: str | None, options: VerifyOptions) -> Recording:
+    """The recording, which brings its own task and cases. Raises UsageError where others are asked for."""
+    other = task not in (None, "auto", recording.task) and f"the recording is of {recording.task}, not of {task}"
+    cases = (options.cases != "quick" or bool(options.texts)) and "a recording brings its own cases"
+    if other or cases:
+        raise UsageError("E_USAGE", escape(other or cases), "leave the option out, or name a checkpoint")
+    return recording
 
 
 def _refuse_overlap(source: Checkpoint, output: Path) -> None:
@@ -248,8 +255,8 @@ def _judge(
     same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
     if not subjects:
         return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
-    own = replace(options, trust=True)  # these files were written a moment ago, by this process
-    judged = verify_subjects(subjects, Stock(source, task), own, progress)
+    trusting = replace(options, trust=True)  # these files were written a moment ago, by this process
+    judged = verify_subjects(subjects, Stock(source, task), trusting, progress)
     report = replace(judged.report, results=(*same, *judged.report.results))
     error = report.error()
     if error is not None:
@@ -294,7 +301,7 @@ def _same_bytes(entry: ArtifactEntry, source: Checkpoint, limit: float) -> Resul
     return replace(_result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),))
 
 
-def _remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:
+def remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:
     for entry in entries:
         if entry.format == "torchscript":
             trust.remember(cache, published.files[entry.path].sha256)

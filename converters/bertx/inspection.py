@@ -246,11 +246,13 @@ def inspect_bundle(folder: Path) -> BundleFacts:
     """What a bundle holds, as its manifest says; sizes are compared with it, hashes are not."""
     resolved = folder.resolve()
     manifest = manifests.read(resolved)
-    config = read_config(resolved)
     artifacts = tuple(
         ArtifactFacts(entry, _size(resolved / entry.path), manifest.files[entry.path].bytes)
         for entry in manifest.artifacts
     )
+    if manifest.task == manifests.MODULE:
+        return BundleFacts(resolved, manifest, manifests.MODULE, (manifest.head,), None, artifacts)
+    config = read_config(resolved)
     tokenizer = tokenizer_files(resolved, config.values)
     return BundleFacts(resolved, manifest, config.model_type, config.architectures, tokenizer, artifacts)
 

@@ -21,6 +21,8 @@ from bertx.signature import Signature
 
 NAME = "bertx.json"
 SCHEMA = "bertx.bundle/1"
+#: The task of a plain module: whatever it computes. There is no checkpoint of it.
+MODULE = "module"
 #: Bytes of the largest bertx.json that is read.
 MAX_BYTES = 64 * 1024 * 1024
 

@@ -16,7 +16,7 @@ from bertx.checkpoint.config import Config, read_config
 from bertx.checkpoint.hub import HubOptions, cached_folder, snapshot
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.checkpoint.weights import read_weights
-from bertx.errors import SourceUnavailable, UsageError, escape
+from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 
 #: what a bundle takes over from a checkpoint beside its weights, where it is there
 _COMPANIONS = (
@@ -114,6 +114,11 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
     """
     manifest = manifests.read(folder)
     source = manifest.source
+    if manifest.task == manifests.MODULE:
+        what = (
+            f"{escape(folder.name)} is of a plain module, {escape(source.checkpoint)}, which only its own program has"
+        )
+        raise InputRefused("E_MODULE", what, "call bertx.export_module again")
     if source.commit is not None:
         path = cached_folder(source.checkpoint, source.commit, options.hub)
         if path is not None and _unchanged(path, source.files):

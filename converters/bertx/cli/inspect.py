@@ -80,7 +80,7 @@ def _bundle(found: BundleFacts) -> list[str]:
         {
             "bundle": found.folder,
             "checkpoint": source.checkpoint,
-            "commit": source.commit or f"none (local folder {source.folder})",
+            "commit": source.commit or (f"none (local folder {source.folder})" if source.folder else "none"),
             "architecture": ", ".join(found.architectures) or "none stated",
             "model type": found.model_type,
             "task": found.manifest.task,

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertx.errors import InputRefused, UsageError, escape
-from bertx.model.tasks import MODULE, Task
+from bertx.manifest import MODULE
+from bertx.model.tasks import Task
 from bertx.model.wrapper import Source
 from bertx.signature import DTYPES, Signature, TensorSpec, sizes
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
+#: names that stand for the layer boundaries of an encoder
+_TAKEN = re.compile(r"hidden_states(\.(?!\d+$).*)?")
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def named(plain: Plain, result: Any) -> dict[str, Any]:
     if len(names) != len(found):
         offered = ", ".join(name for name, _ in found)
         raise _unfit(f"{plain.name} gives {len(found)} outputs ({offered})", f"{len(names)} were named: name them all")
-    if len(set(names)) != len(names) or not all(_NAME.fullmatch(name) for name in names):
+    if len(set(names)) != len(names) or not all(_NAME.fullmatch(n) and not _TAKEN.fullmatch(n) for n in names):
         raise _unfit(f"outputs called {escape(', '.join(names))}", "state names of your own: outputs=[…]")
     return dict(zip(names, (value for _, value in found), strict=True))
 
@@ -205,8 +208,8 @@ def samples_for_export(plain: Plain) -> dict[str, Any]:
     return found
 
 
-def source(plain: Plain, outputs: Sequence[TensorSpec], chosen: str, dtype: str, samples: Mapping[str, Any]) -> Source:
-    """What a format writes from; `chosen` is the one output of a format that gives one alone."""
+def source(plain: Plain, outputs: Sequence[TensorSpec], dtype: str, samples: Mapping[str, Any]) -> Source:
+    """What a format writes from: the module with these outputs."""
     import torch
 
     names = tuple(spec.name for spec in outputs)
@@ -223,7 +226,7 @@ def source(plain: Plain, outputs: Sequence[TensorSpec], chosen: str, dtype: str,
             found = named(plain, call(plain, self.module, fed))
             return found[names[0]] if len(names) == 1 else tuple(found[name] for name in names)
 
-    task = Task(MODULE, plain.name, (), names, chosen)
+    task = Task(MODULE, plain.name, (), names, names[0])
     signature = Signature(plain.inputs, tuple(outputs))
     state = plain.module.state_dict()
     return Source(TensorsOnly().eval(), dict(samples), signature, 0, plain.name, plain.left_out, task, dtype, state)

@@ -13,9 +13,6 @@ from bertx.errors import InputRefused, UsageError, escape
 #: the stacked tensor of all layer boundaries: (layers + 1, batch, sequence, hidden)
 HIDDEN_STATES = "hidden_states"
 
-#: the task of a plain module: whatever it computes
-MODULE = "module"
-
 
 @dataclass(frozen=True)
 class Task:

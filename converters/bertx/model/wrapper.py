@@ -13,10 +13,11 @@ from typing import Any
 import bertx.model.loading as loading
 from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, escape
+from bertx.manifest import MODULE
 from bertx.model.modules import build_pooling, read_pooling
 from bertx.model.probe import explicit_arguments, sample, tensor_arguments
 from bertx.model.stock import named_outputs
-from bertx.model.tasks import HIDDEN_STATES, MODULE, Task
+from bertx.model.tasks import HIDDEN_STATES, Task
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, symbolic
 
 #: sizes of the two sample batches; all four differ, so that a dimension that follows one is told from the others

@@ -63,7 +63,8 @@ class Case:
     def traits(self) -> frozenset[str]:
         """Of: full, right, left, holes, empty (how rows are padded), segments (more than one id)."""
         found: set[str] = set()
-        for row in self.inputs.get("attention_mask", ()):
+        mask = self.inputs.get("attention_mask")
+        for row in mask if mask is not None and mask.ndim == 2 else ():
             valid = row.nonzero()[0]
             if not len(valid):
                 found.add("empty")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertx.parity import patterns
+from bertx.parity import patterns, places
 from bertx.parity.compare import Row
 from bertx.parity.findings import TAP, Findings
 
@@ -66,7 +66,7 @@ def fixed_shape(found: Findings, row: Row) -> str | None:
 
 def _constant(found: Findings) -> str | None:
     row = found.rows[0]
-    values = [made.reshape(-1, made.shape[-1]) for _, made, _ in found.pairs(row.name)]
+    values = [made.reshape(-1, made.shape[-1]) for _, made, _ in found.pairs(row.name) if made.ndim]
     if values and all((value == values[0][0]).all() for value in values):
         return f"{row.name} is the same whatever goes in: it is cut off from the inputs"
     return None
@@ -76,7 +76,7 @@ def _labels(found: Findings) -> str | None:
     """Columns of a small last axis in another order."""
     for row in found.rows:
         pairs = list(found.pairs(row.name))
-        width = pairs[0][1].shape[-1] if pairs else 0
+        width = pairs[0][1].shape[-1] if pairs and pairs[0][1].ndim else 0
         if row.name.startswith(TAP) or not 2 <= width <= 256:
             continue
         made = _stack([_valid(found, case, ours) for case, ours, _ in pairs], width)
@@ -155,9 +155,9 @@ def _pooled(found: Findings) -> str | None:
         pairs = [pair for pair in found.pairs(row.name) if pair[1].ndim == 2]
         for case, made, _ in pairs:
             tokens = found.evidence.exact[case].get("last_hidden_state") if found.evidence else None
-            if tokens is None or tokens.shape[-1] != made.shape[-1]:
+            mask = found.evidence.inputs[case].get("attention_mask") if found.evidence else None
+            if tokens is None or mask is None or tokens.shape[-1] != made.shape[-1]:
                 return None
-            mask = found.evidence.inputs[case]["attention_mask"]  # type: ignore[union-attr]
             for name in tuple(fitting):
                 pooled = np.stack([_POOLINGS[name](t, m == 1) for t, m in zip(tokens, mask, strict=True)])
                 length = np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -184,7 +184,7 @@ def _narrow(found: Findings) -> str | None:
     import numpy as np
 
     for row in found.rows:
-        arrays = [made for _, made, _ in found.pairs(row.name)]
+        arrays = [made for _, made, exact in found.pairs(row.name) if exact.dtype.kind == "f"]
         if not arrays:
             continue
         flat = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float32)
@@ -204,6 +204,7 @@ CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     _scaled,
     _pooled,
     _narrow,
+    places.border,
     patterns.first_row_for_all,
     patterns.segments_fixed,
     patterns.longest_only,

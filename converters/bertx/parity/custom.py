@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bertx.errors import InputRefused, SourceUnavailable, escape
+from bertx.manifest import MODULE
 from bertx.model.plain import Plain, dtype_name, take
-from bertx.model.tasks import MODULE
 from bertx.parity import cases as probes
 from bertx.parity import golden, plain
 from bertx.parity.cases import Case

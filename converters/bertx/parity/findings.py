@@ -78,6 +78,6 @@ class Findings:
         """(inputs, valid, wrong) per case of a per-token output: boolean arrays (batch, sequence)."""
         for case, made, exact in self.pairs(row.name):
             inputs = self.evidence.inputs[case]  # type: ignore[union-attr]
-            if made.ndim == 3 and made.shape[:2] == inputs["input_ids"].shape:
+            if "input_ids" in inputs and made.ndim == 3 and made.shape[:2] == inputs["input_ids"].shape:
                 valid = inputs.get("attention_mask", inputs["input_ids"] * 0 + 1) == 1
                 yield inputs, valid, valid & (abs(made - exact).max(axis=2) > row.max_limit * row.max_noise)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.parity.compare import MAX_LIMIT, RMS_LIMIT, judged_positions
+from bertx.parity.compare import MAX_LIMIT, RMS_LIMIT
 from bertx.parity.judge import Bench
 from bertx.runtimes.protocol import write_cases, write_outputs
 from bertx.signature import Signature
@@ -35,7 +35,8 @@ def write(
     source: Mapping[str, Any] | None = None,
     most: int | None = MOST,
 ) -> None:
-    """Writes the two files: as many cases as fit, the smallest first, expected values from float64 as float32.
+    """Writes the two files: as many cases as fit, the smallest first, expected values from float64 as float32 (as they
+    are where `dtype` is float64, or they are no floating numbers).
 
     Cases with a row of padding only are left out: what such a row gives is not defined.
 
@@ -43,11 +44,14 @@ def write(
     float64), the same for each case, and the two limits, so that a checker can apply the same rule; and the `facts`
     of the reference, `source` (the checkpoint and its commit) among them.
     """
-    chosen = _fitting(bench, outputs, most)
+    chosen = fitting(bench, outputs, most)
     inputs = {case.name: case.inputs for case in bench.cases if case.name in chosen}
     specs = tuple(bench.specs[name] for name in outputs)
     write_cases(place(CASES), inputs, Signature(bench.inputs.inputs, specs), bench.task, dtype)
-    expected = {f"{case}/{name}": _expected(bench, case, name).astype("float32") for case in chosen for name in outputs}
+    kinds = {name: bench.claimed(name, "float64" if dtype == "float64" else "float32") for name in outputs}
+    expected = {
+        f"{case}/{name}": _expected(bench, case, name).astype(kinds[name]) for case in chosen for name in outputs
+    }
     told = {
         "noise": {name: _noise(bench, chosen, name) for name in outputs},
         "case_noise": {name: {case: _noise(bench, [case], name) for case in chosen} for name in outputs},
@@ -61,7 +65,9 @@ def _expected(bench: Bench, case: str, name: str) -> np.ndarray[Any, Any]:
     return bench.reference.exact.arrays[case][name]
 
 
-def _fitting(bench: Bench, outputs: Sequence[str], most: int | None) -> list[str]:
+def fitting(bench: Bench, outputs: Sequence[str], most: int | None = MOST) -> list[str]:
+    """The names of the cases that fit into `most` bytes, the smallest first."""
+
     def size(case: str) -> int:
         inputs = next(each.inputs for each in bench.cases if each.name == case)
         return sum(a.nbytes for a in inputs.values()) + sum(4 * _expected(bench, case, n).size for n in outputs)
@@ -85,7 +91,7 @@ def _noise(bench: Bench, cases: Sequence[str], name: str) -> dict[str, float]:
     for case in bench.cases:
         if case.name in cases:
             exact = _expected(bench, case.name, name)
-            judged = judged_positions(bench.specs[name], case.inputs.get("attention_mask"), exact.shape)
+            judged = bench.judged(case, name)
             found.append((bench.reference.rounded.arrays[case.name][name].astype(np.float64) - exact)[judged])
     noise = np.concatenate(found)
     return {"rms": float(np.sqrt(np.mean(noise**2))), "max": float(np.abs(noise).max())}

@@ -77,6 +77,16 @@ class Bench:
             for name in names
         }
 
+    def judged(self, case: Case, name: str) -> Array:
+        """Which numbers of an output are compared: at valid positions of text, else all of them."""
+        mask = case.inputs.get("attention_mask") if "input_ids" in case.inputs else None
+        return judged_positions(self.specs[name], mask, self.reference.exact.arrays[case.name][name].shape)
+
+    def claimed(self, name: str, dtype: str) -> str:
+        """The dtype that an output must have: the artifact's, or its own where it is no floating number."""
+        own = self.reference.exact.dtypes.get(name, dtype)
+        return dtype if "float" in own else own
+
 
 @dataclass(frozen=True)
 class Run:
@@ -230,8 +240,9 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
 
     if name not in specs:
         return failed(name, "the reference has no such output", bench.factor)
-    if name in made.dtypes and made.dtypes[name] != subject.dtype:
-        return failed(name, f"is {made.dtypes[name]} where {subject.dtype} is claimed", bench.factor)
+    claimed = bench.claimed(name, subject.dtype)
+    if name in made.dtypes and made.dtypes[name] != claimed:
+        return failed(name, f"is {made.dtypes[name]} where {claimed} is claimed", bench.factor)
     found = []
     for case in bench.cases:
         value = made.arrays.get(case.name, {}).get(name)
@@ -244,7 +255,7 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
         # Eager PyTorch itself may give no number in a row that holds no token, and nowhere else: it is refused then.
         if not (np.isfinite(value) | ~np.isfinite(rounded)).all():
             return failed(name, f"holds NaN or Inf in case {case.name}", bench.factor)
-        judged = judged_positions(specs[name], case.inputs.get("attention_mask"), exact.shape)
+        judged = bench.judged(case, name)
         if not judged.any():
             return failed(name, f"has nothing to compare in case {case.name}", bench.factor)
         compared = compare(case.name, value, exact, rounded, judged)

@@ -21,10 +21,16 @@ def _rows_of(found: Findings, case: str, name: str) -> Array | None:
     return None if made is None else made.astype("float64")
 
 
+def _right_rows(found: Findings, case: str, name: str) -> Array:
+    return found.evidence.exact[case][name].astype("float64")  # type: ignore[union-attr]
+
+
 def first_row_for_all(found: Findings) -> str | None:
     for row in found.rows:
         together = _rows_of(found, "rows-together", row.name)
-        if together is None or len(together) < 2:
+        if together is None or together.ndim == 0 or len(together) < 2:
+            continue
+        if (_right_rows(found, "rows-together", row.name)[1:] == together[:1]).all():
             continue
         if abs(together[1:] - together[:1]).max() <= row.max_limit * row.max_noise:
             return "every row gets the answer of the first one: the sample's batch was baked in"
@@ -40,6 +46,8 @@ def neighbours(found: Findings) -> str | None:
         if together is None or permuted is None or alone is None or together.shape != permuted.shape:
             continue
         room = 2 * row.max_limit * row.max_noise
+        if together.shape[:1] != (3,) or alone.shape != (1, *together.shape[1:]) or not _by_rows(found, row.name, room):
+            continue
         if abs(permuted - together[[2, 0, 1]]).max() > room:
             if found.bad == set(found.compared):
                 return "the same row gets another answer each time: dropout or another random number is left on"
@@ -47,6 +55,15 @@ def neighbours(found: Findings) -> str | None:
         if abs(alone[0] - together[1]).max() > room:
             return "a row's answer depends on the other rows of its batch: something is computed over the batch"
     return None
+
+
+def _by_rows(found: Findings, name: str, room: float) -> bool:
+    """Whether the reference itself gives a row the same answer alone, together and in another order."""
+    exact = [_right_rows(found, case, name) for case in ("rows-together", "rows-permuted", "row-alone")]
+    together, permuted, alone = exact
+    if together.shape[:1] != (3,) or permuted.shape != together.shape or alone.shape != (1, *together.shape[1:]):
+        return False
+    return bool(abs(permuted - together[[2, 0, 1]]).max() <= room and abs(alone[0] - together[1]).max() <= room)
 
 
 # what places prove, at the first layer boundary

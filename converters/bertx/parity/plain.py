@@ -96,8 +96,10 @@ def answers(
     left_out = tuple(case.name for case in made if case not in kept)
     if made[0] not in kept:
         raise _unfit(f"{plain.name} gives NaN or Inf for the sample itself", "correct the module or the sample")
-    if not given:
-        _check_coverage(plain, kept)
+    symbol = None if given else check_coverage(plain, kept)
+    if symbol is not None:
+        what = f"{plain.name} gives finite numbers for one size of {symbol} only"
+        raise _unfit(what, f"leave {symbol} out of dynamic, or state the ranges that its inputs lie in")
     specs = _specs(plain, kept, rounded)
     _check_outputs(plain, kept, exact, rounded, specs, constant=given)
     dtype = _dtype(plain, specs)
@@ -237,13 +239,12 @@ def _finite(outputs: Mapping[str, Any]) -> bool:
     return all(bool(value.isfinite().all()) for value in outputs.values())
 
 
-def _check_coverage(plain: Plain, kept: Sequence[Case]) -> None:
-    """Every moving axis still has two sizes."""
+def check_coverage(plain: Plain, kept: Sequence[Case]) -> str | None:
+    """A moving axis that has fewer than two sizes in these cases (of none, the sample); None where all have two."""
     seen = [sizes(plain.inputs, {name: a.shape for name, a in case.inputs.items()}) for case in kept]
-    for symbol in seen[0]:
-        if len({each[symbol] for each in seen}) < 2:
-            what = f"{plain.name} gives finite numbers for one size of {symbol} only"
-            raise _unfit(what, f"leave {symbol} out of dynamic, or state the ranges that its inputs lie in")
+    if not seen:
+        return "the sample"
+    return next((symbol for symbol in seen[0] if len({each[symbol] for each in seen}) < 2), None)
 
 
 def _specs(plain: Plain, kept: Sequence[Case], rounded: Outputs) -> tuple[TensorSpec, ...]:
