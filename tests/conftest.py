@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import japanese
+from hub_server import HubServer
 from program import ROOT, Ran, package_folder
 
 #: a plain export of the stock model with eager attention, fused by ONNX Runtime's own optimizer as its docs say
@@ -88,6 +90,20 @@ def minilm_run(bertx: Callable[..., Ran], minilm: Path, tmp_path_factory: pytest
 def minilm_bundle(minilm_run: tuple[Path, Ran]) -> Path:
     """The bundle of all-MiniLM-L6-v2 in all three formats. Tests read it and do not write to it."""
     return minilm_run[0]
+
+
+@pytest.fixture(scope="session")
+def from_hub(bertx: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory) -> Iterator[japanese.FromHub]:
+    """A small cl-tohoku/bert-base-japanese-v3 through the README's commands, made once. Tests read its bundle."""
+    folder = tmp_path_factory.mktemp("japanese")
+    served = japanese.make(folder / "served")
+    with HubServer() as hub:
+        hub.add(japanese.REPO, served)
+        hub.rename(*(name.partition("/")[0] for name in (japanese.OLD_REPO, japanese.REPO)))
+        environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hf")}
+        ended = {command[0]: bertx(*command, cwd=folder, **environment) for command in japanese.COMMANDS}
+        bundle = folder / japanese.COMMANDS[-1][1]
+        yield japanese.FromHub(served, bundle, ended, list(hub.requests), environment)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
     with HubServer() as hub:
         commit = hub.add("org/model", folder)
-        subprocess.run([...], env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+        subprocess.run([...], env={**os.environ, "HF_ENDPOINT": hub.url})
         assert hub.requests[0] == ("GET", "/api/models/org/model")
 
 The routes, headers and error codes are those that huggingface_hub reads: `/api/models/...` and

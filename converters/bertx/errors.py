@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     "E_DEVICE": "the device asked for is not here, or was not used",
     "E_RUNTIME": "a runtime asked for by name is not ready",
     "E_BUILD": "a native runtime could not be built",
-    "E_LOCKED": "another process is writing this bundle",
+    "E_LOCKED": "another process is writing this bundle, or downloading this checkpoint",
     "E_DISK": "the disk is full, or a folder cannot be written",
     "E_STDOUT": "standard output was closed",
     "E_NOT_COMPARED": "something that was asked for was not compared",

@@ -80,9 +80,11 @@ def test_a_private_repository_opens_to_its_token(hub: HubServer, options: HubOpt
     assert TOKEN not in repr(replace(options, token=TOKEN))
 
 
-def test_nothing_about_this_machine_is_told(hub: HubServer, options: HubOptions, commit: str) -> None:
-    snapshot(REPO, None, options)
+def test_nothing_about_this_machine_is_told_or_asked_for(hub: HubServer, commit: str, tmp_path: Path) -> None:
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "AI_AGENT": "some-program"}
+    assert python(f"snapshot({REPO!r}, None, HubOptions())", **own).stderr == ""
     assert all(agent.startswith("bertx/") and " " not in agent for agent in hub.user_agents)
+    assert len(hub.requests) == len(WANTED) + 1
 
 
 @pytest.mark.parametrize("progress", [False, True])

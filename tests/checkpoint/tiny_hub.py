@@ -68,7 +68,7 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
     """Runs a program that has the room's names and Path, as the environment says."""
     return subprocess.run(
         [sys.executable, "-c", f"from pathlib import Path\nfrom bertx.checkpoint.hub import *\n{program}"],
-        env={**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", **environment},
+        env={**os.environ, "HF_HUB_OFFLINE": "0", **environment},
         capture_output=True,
         text=True,
         timeout=60,

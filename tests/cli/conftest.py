@@ -116,8 +116,8 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def online(hub: HubServer, tmp_path: Path) -> dict[str, str]:
     """What turns a run of bertx to the local Hub, with a cache of its own."""
-    own = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    return {**own, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    own = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    return {**own, "HF_HOME": str(tmp_path / "hf")}
 
 
 @pytest.fixture(scope="session")

@@ -223,15 +223,20 @@ def _explained(error: Exception, asked: Asked) -> _Trouble | None:
 
 
 def _headers(asked: Asked) -> dict[str, str]:
-    """User agent and token. What is installed here is not told."""
-    from huggingface_hub.utils import build_hf_headers
+    """User agent and token.
 
-    own = {"user-agent": f"bertx/{__version__}", "accept-encoding": "identity"}
-    headers: dict[str, str] = build_hf_headers(token=asked.options.token or None, headers=own)
-    if not all(re.fullmatch(r"[\x20-\x7e]*", value) for value in headers.values()):
+    huggingface_hub's own headers tell what is installed here and, to find that out, ask its Hub for a list of programs.
+    """
+    from huggingface_hub import constants, get_token
+
+    token = asked.options.token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
+    headers = {"user-agent": f"bertx/{__version__}", "accept-encoding": "identity"}
+    if token is None:
+        return headers
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
         message = "the token for the Hub has characters that no token has"
         raise UsageError("E_USAGE", message, "correct HF_TOKEN, or the file that `hf auth login` wrote")
-    return headers
+    return {**headers, "authorization": f"Bearer {token}"}
 
 
 def _endpoint(options: HubOptions) -> str:
