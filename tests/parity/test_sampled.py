@@ -11,6 +11,7 @@ import pytest
 from bertx.errors import InputRefused, UsageError
 from bertx.parity.sampled import FAULTS, Known, build, fault
 from bertx.signature import TensorSpec
+from program import ROOT
 
 RANDOM = np.random.default_rng(3)
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
@@ -133,6 +134,11 @@ def test_every_case_has_a_name_of_its_own_and_a_class_of_faults() -> None:
     made = build("full", KNOWN, anything)
     assert len({case.name for case in made}) == len(made)
     assert {fault(case.name) for case in made} <= set(FAULTS.values())
+
+
+def test_the_page_on_parity_tells_of_every_kind_of_case() -> None:
+    page = (ROOT / "docs" / "parity.md").read_text("utf-8")
+    assert [start for start in FAULTS if f"`{start}" not in page] == ["seed"]  # of the full set
 
 
 @pytest.mark.parametrize("ranges", [{"none": (0, 1)}, {"ids": (3, 1)}])
