@@ -92,7 +92,7 @@ def test_nothing_but_progress_is_printed(hub: HubServer, commit: str, tmp_path: 
     hub.fault("cut", f"*/{WEIGHTS}", method="GET", times=1)  # the library warns of it
     own = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path), "TQDM_POSITION": "-1"}  # bars, as on a terminal
     run = python(f"snapshot({REPO!r}, None, HubOptions(progress={progress}))", **own)
-    assert (run.returncode, run.stdout, f"{REPO}: 100%" in run.stderr) == (0, "", progress)
+    assert (run.returncode, run.stdout, f"{REPO}: " in run.stderr) == (0, "", progress)
     assert progress or run.stderr == ""
     assert "Error" not in run.stderr
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -163,3 +167,98 @@ def test_a_wrong_hash_is_exit_4_and_leaves_no_copy(
     ran = bertx("pull", "org/tiny", "-o", tmp_path / "out", "--json", **online)
     assert (ran.code, checked(ran.json)["code"]) == (4, "E_HASH")
     assert not (tmp_path / "out").exists()
+
+
+TOKEN = "hf_never_to_be_printed"
+REFUSALS = {
+    "gated": ("E_GATED", "org/tiny is gated; accept its terms on the Hub and set HF_TOKEN"),
+    "private": ("E_NOT_FOUND", "on the Hub it is missing or private"),
+    "no such repository": ("E_NOT_FOUND", "org/nothing is no folder here"),
+    "no such revision": ("E_NOT_FOUND", "org/tiny has no revision v9"),
+    "a lost file": ("E_NOT_FOUND", "lacks a file that org/tiny lists"),
+    "a wrong token": ("E_GATED", "refuses the token sent"),
+    "a rate limit": ("E_NETWORK", "asks to wait 3600 s"),
+    "a broken Hub": ("E_NETWORK", "answers HTTP 502"),
+    "a page to log in": ("E_NETWORK", "does not answer as a Hub does"),
+    "no Hub": ("E_NETWORK", "cannot be reached"),
+}
+
+
+@pytest.mark.parametrize(("why", "command"), [*((why, "pull") for why in REFUSALS), ("a lost file", "to-safetensors")])
+def test_each_way_in_which_a_hub_refuses_is_one_line_of_its_own(
+    why: str,
+    command: str,
+    bertx: Callable[..., Ran],
+    served: tuple[Path, str],
+    hub: HubServer,
+    online: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    if why in ("gated", "private"):
+        hub.add("org/tiny", served[0], token="another", gated=why == "gated")
+    spoiled = {
+        "a lost file": ("*/tokenizer.json", 404, {"X-Error-Code": "EntryNotFound"}),
+        "a wrong token": ("*", 401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+        "a rate limit": ("*", 429, {"Retry-After": "3600"}),
+        "a broken Hub": ("*/config.json", 502, {}),
+        "a page to log in": ("*", 200, {}),
+    }
+    if why in spoiled:
+        pattern, status, headers = spoiled[why]
+        hub.fault("status", pattern, status=status, headers=headers, body=b"<html>Log in</html>")
+    address = hub.url.rpartition(":")[0] + ":9" if why == "no Hub" else hub.url
+    more = ["--revision", "v9"] if why == "no such revision" else []
+    name = "org/nothing" if why == "no such repository" else "org/tiny"
+    own = {**online, "HF_TOKEN": TOKEN, "HF_ENDPOINT": address}
+    ran = bertx(command, name, "-o", tmp_path / "out", "--json", *more, **own)
+    code, told = REFUSALS[why]
+    assert (ran.code, checked(ran.json)["code"], checked(ran.json)["exit"]) == (4, code, 4)
+    assert ran.err.startswith(f"bertx: error[{code}]: ")
+    assert (told in ran.err, ran.err.count("\n"), TOKEN in ran.err + ran.out) == (True, 1, False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_sees_how_far_it_is_and_then_the_folder_alone(
+    quiet: bool, served: tuple[Path, str], environment: dict[str, str], online: dict[str, str]
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "bertx", "pull", "org/tiny", *(["--quiet"] if quiet else [])]
+    ended = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=theirs, env={**environment, **online}, text=True, timeout=60
+    )
+    os.close(theirs)
+    shown = ""
+    with suppress(OSError):  # as a terminal ends whose other side is closed
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert ended.returncode == 0
+    assert ("org/tiny:   0%|" in shown, shown.endswith("\r\x1b[2K"), shown == "") == (not quiet, not quiet, quiet)
+    assert ended.stdout.splitlines()[1:] == ([] if quiet else [served[1]])
+
+
+def test_an_interrupted_download_is_gone_on_with(
+    bertx: Callable[..., Ran],
+    start: Callable[..., subprocess.Popen[str]],
+    served: tuple[Path, str],
+    hub: HubServer,
+    online: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    hub.fault("stall", "*/model.safetensors", times=1)
+    process = start("pull", "org/tiny", **online)
+    while not any(path.stat().st_size for path in tmp_path.rglob("*.incomplete")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, ("", "bertx: interrupted\n"))
+    assert bertx("pull", "org/tiny", **online).code == 0
+    assert len(hub.ranges) == 1

@@ -219,7 +219,7 @@ def _progress(repo: str, total: int, shown: bool) -> Iterator[Callable[[int], ob
         return
     from huggingface_hub.utils import tqdm
 
-    with tqdm(total=total, unit="B", unit_scale=True, desc=escape(repo, 40), name="bertx.download") as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc=escape(repo, 40), leave=False) as bar:
         yield bar.update
 
 
