@@ -35,6 +35,11 @@ def test_needed_keeps_one_format_and_puts_weights_last(kept: list[str], left: li
     assert needed([*left, *reversed(kept)]) == kept
 
 
+def test_needed_keeps_a_modules_weights_in_one_format() -> None:
+    kept = ["2_Dense/config.json", "2_Dense/model.safetensors", "3_Dense/pytorch_model.bin", "config.json", WEIGHTS]
+    assert needed([*kept, "2_Dense/pytorch_model.bin", "2_Dense/tf_model.h5"]) == kept
+
+
 @pytest.mark.parametrize("files", ["spiece.model", "spm.model added_tokens.json", "merges.txt vocab.json", "bpe.codes"])
 def test_needed_keeps_tokenizers_of_every_kind(files: str) -> None:
     assert set(files.split()) <= set(needed(["config.json", WEIGHTS, *files.split()]))

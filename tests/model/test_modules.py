@@ -141,7 +141,18 @@ def test_weights_of_a_dense_layer_are_strict(folder: Path, weights: dict[str, to
 
 def test_a_dense_layer_without_weights_is_refused(folder: Path) -> None:
     (folder / "2_Dense" / "model.safetensors").unlink()
-    assert "2_Dense has no model.safetensors" in refused(folder)
+    assert "2_Dense has no weights that can be read" in refused(folder)
+
+
+def test_a_dense_layer_in_a_bin_is_read_as_data(folder: Path) -> None:
+    (before,) = read_pooling(folder).dense
+    weights = before.weights()
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    torch.save(weights, folder / "2_Dense" / "pytorch_model.bin")
+    (after,) = read_pooling(folder).dense
+    assert {name: tensor.tolist() for name, tensor in after.weights().items()} == {
+        name: tensor.tolist() for name, tensor in weights.items()
+    }
 
 
 def test_a_dense_layer_in_half_precision_is_read(folder: Path) -> None:

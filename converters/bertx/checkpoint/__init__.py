@@ -14,27 +14,10 @@ import bertx.bundle as bundle
 import bertx.manifest as manifests
 from bertx.checkpoint.config import Config, read_config
 from bertx.checkpoint.hub import HubOptions, cached_folder, snapshot
+from bertx.checkpoint.listing import companions, names
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.checkpoint.weights import read_weights
 from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
-
-#: what a bundle takes over from a checkpoint beside its weights, where it is there
-_COMPANIONS = (
-    "config.json",
-    "config_sentence_transformers.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "data_config.json",
-    "README.md",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_COMPANION_PATTERNS = ("*.model", "LICENSE*", "[0-9]_*/config.json", "[0-9]_*/model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,9 +42,7 @@ class Checkpoint:
 
     def companions(self) -> tuple[str, ...]:
         """Relative paths of config, tokenizer and module files that a bundle takes over."""
-        named = [name for name in _COMPANIONS if (self.folder / name).is_file()]
-        globbed = [p for pattern in _COMPANION_PATTERNS for p in sorted(self.folder.glob(pattern)) if p.is_file()]
-        return tuple(dict.fromkeys(named + [path.relative_to(self.folder).as_posix() for path in globbed]))
+        return tuple(companions(names(self.folder)))
 
     def weight_files(self) -> tuple[Path, ...]:
         """The files that hold the weights, in order."""

@@ -139,7 +139,8 @@ def _download(cache: RepoCache, commit: str, files: Listing, asked: Asked) -> No
         return
     cache.folder.mkdir(parents=True, exist_ok=True)
     sizes, free = sum(file.size or 0 for file in files.values()), shutil.disk_usage(cache.folder).free
-    if sizes > free:
+    begun = sum(path.stat().st_size for path in (cache.folder / "blobs").glob("*.incomplete"))
+    if sizes - begun > free:
         message = f"{escape(cache.repo)} needs {sizes:,} bytes in {escape(cache.root)}, where {free:,} are free"
         raise LocalProblem("E_DISK", message, "free some space, or set HF_HUB_CACHE to another folder")
     with _progress(cache.repo, sizes, asked.options.progress) as advance:

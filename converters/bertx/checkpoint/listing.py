@@ -21,9 +21,11 @@ _COMPANIONS = re.compile(
     r"|vocab\.(txt|json)|merges\.txt|bpe\.codes|entity_vocab\.json|[\w.-]+\.model"
     r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json"
     r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|data_config\.json"
-    r"|[0-9]+_\w+/(config\.json|model\.safetensors)",
+    r"|[0-9]+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)",
     re.ASCII,
 )
+#: the weights of a module, which win over the same in a .bin
+_MODULE = re.compile(r"[0-9]+_\w+/model\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,19 @@ def needed(names: Collection[str]) -> list[str]:
 
     The weights come last. Nothing of another framework is among them, and no code.
     """
-    weights = _weights(names)
-    return [*sorted(name for name in set(names) - set(weights) if _COMPANIONS.fullmatch(name)), *weights]
+    return [*companions(names), *_weights(names)]
+
+
+def companions(names: Collection[str]) -> list[str]:
+    """What is kept beside the weights, in order of name: each once, a module's own weights in one format."""
+    found = {name for name in names if _COMPANIONS.fullmatch(name)} - set(_weights(names))
+    return sorted(found - {f"{name.rpartition('/')[0]}/pytorch_model.bin" for name in found if _MODULE.fullmatch(name)})
+
+
+def names(folder: Path) -> list[str]:
+    """The relative paths of the files of a folder, and of the folders in it, that may be of a checkpoint."""
+    found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
 def complete(names: Collection[str]) -> bool:

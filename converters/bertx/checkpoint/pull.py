@@ -16,7 +16,7 @@ from bertx import exchange
 from bertx.checkpoint import FetchOptions, of_bundle
 from bertx.checkpoint.config import locate, read_config
 from bertx.checkpoint.hub import snapshot
-from bertx.checkpoint.listing import needed
+from bertx.checkpoint.listing import names, needed
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.manifest import FileEntry
 
@@ -77,15 +77,14 @@ def copy(pulled: Pulled, output: Path) -> tuple[Pulled, dict[str, FileEntry]]:
 
 def _pulled(checkpoint: str, commit: str | None, folder: Path) -> Pulled:
     read_config(folder)
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
-    names = needed([path.relative_to(folder).as_posix() for path in found])
-    for name in names:
+    wanted = needed(names(folder))
+    for name in wanted:
         locate(folder, name, "E_FORMAT")  # refuses links that leave the folder
-    if not any("/" not in name and name.endswith((".safetensors", ".bin")) for name in names):
+    if not any("/" not in name and name.endswith((".safetensors", ".bin")) for name in wanted):
         raise InputRefused(
             "E_WEIGHTS", f"{escape(folder)} holds no weights", "name a folder that save_pretrained wrote"
         )
-    return Pulled(checkpoint, commit, folder, tuple(names))
+    return Pulled(checkpoint, commit, folder, tuple(wanted))
 
 
 def _read(source: Path, copy_to: Path | None) -> FileEntry:

@@ -7,10 +7,13 @@ pooling configuration are read: the booleans of versions before 5.4 and the `poo
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertx.checkpoint.torchfile import read_torch_file
+from bertx.checkpoint.writer import write_safetensors
 from bertx.errors import InputRefused, escape
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ _FEATURES = {"module_input_name": "sentence_embedding", "module_output_name": "s
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer after pooling; `folder` holds its config.json and model.safetensors."""
+    """A linear layer after pooling; `folder` holds its config.json and its weights, safetensors or .bin."""
 
     folder: Path
     activation: str
@@ -49,15 +52,13 @@ class Dense:
     def weights(self) -> dict[str, torch.Tensor]:
         """linear.weight (out, in) and, where there is one, linear.bias (out). Raises InputRefused(E_MODULES)."""
         import torch
-        from safetensors.torch import load_file
 
         place = self.folder.name
         try:
-            tensors = load_file(self.folder / "model.safetensors")
+            tensors = self._tensors()
         except Exception as error:  # whatever the reader raises, there are no weights to compute with
-            raise InputRefused(
-                "E_MODULES", f"{escape(place)} has no model.safetensors: {escape(error)}", "save it with safetensors"
-            ) from error
+            what = f"{escape(place)} has no weights that can be read: {escape(error)}"
+            raise InputRefused("E_MODULES", what, "save it with safetensors") from error
         wanted = {"linear.weight", "linear.bias"} if self.bias else {"linear.weight"}
         if set(tensors) != wanted:
             found = ", ".join(escape(name, 60) for name in sorted(tensors)[:4])
@@ -70,6 +71,18 @@ class Dense:
             if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
                 raise InputRefused("E_MODULES", f"{escape(place)}: {name} is not finite", "the checkpoint is damaged")
         return dict(tensors)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Through safetensors in any case: nothing is unpickled."""
+        from safetensors.torch import load_file
+
+        file = self.folder / "model.safetensors"
+        if file.is_file():
+            return dict(load_file(file))
+        with tempfile.TemporaryDirectory(prefix="bertx-") as name:
+            copied = Path(name) / file.name
+            write_safetensors(read_torch_file(self.folder / "pytorch_model.bin"), copied)
+            return dict(load_file(copied))
 
 
 @dataclass(frozen=True)
