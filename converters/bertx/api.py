@@ -147,7 +147,7 @@ def verify(
     check_options(options)
     found = target.find(str(subject.folder if isinstance(subject, Export) else subject))
     origin = _reference(found, against, task, options, fetching)
-    subjects = target.subjects(found, origin, options.dtype)
+    subjects = target.subjects(found, origin, options.dtype, options.budget)
     if found.alone and not trusted(subjects[0], options):
         what = f"{found.files[0]} would run code, and bertx did not write it here"
         raise InputRefused("E_UNTRUSTED", escape(what), "add --trust if you trust its author")
@@ -288,6 +288,7 @@ def _judge(
         unread = tuple(_result(entry, "none", "not-run", "--no-verify") for entry in entries)
         return Report({"set": "none", "count": 0, "seed": 0}, 1.0, _told(source), unread)
     subjects = [_subject(entry, folder, source, task) for entry in entries if entry not in copied]
+    subjects = [replace(s, budget=options.budget) if options.budget and target.quantized(s) else s for s in subjects]
     same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
     if not subjects:
         return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)

@@ -22,6 +22,7 @@ from bertx.checkpoint import FetchOptions, fetch
 from bertx.errors import SourceUnavailable, UsageError, escape
 from bertx.formats import ExportOptions
 from bertx.formats import registry as formats
+from bertx.parity.budget import Budget, checked
 from bertx.parity.options import VerifyOptions
 from bertx.runtimes import Foreign, foreign
 
@@ -35,6 +36,7 @@ _KEYS = {
     "device": str,
     "cases": str,
     "limit": (int, float),
+    "budget": dict,
     "timeout": (int, float),
     "runner": list,
 }
@@ -162,9 +164,17 @@ def _verify(document: Mapping[str, Any], where: str) -> VerifyOptions:
         runners=tuple(_runner(each, where) for each in document.get("runner", [])),
         cases=document.get("cases", default.cases),
         limit=float(document.get("limit", default.limit)),
+        budget=_budget(document["budget"], where) if "budget" in document else None,
         device=document.get("device", default.device),
         timeout=float(document.get("timeout", default.timeout)),
     )
+
+
+def _budget(table: Mapping[str, Any], where: str) -> Budget:
+    try:
+        return checked(table)
+    except UsageError as error:
+        return _refuse(where, error.message)  # type: ignore[no-any-return]
 
 
 def _runner(table: Any, where: str) -> Foreign:

@@ -48,7 +48,13 @@ def report_table(report: Report) -> str:
         text += [f"{result.artifact} in {result.runtime}: {', '.join(fed + read)}"] if fed or read else []
     if idle:
         text.append(f"not ready here, so not run: {_hints(idle)}")
-    limits = next((row for r in report.results for row in r.outputs), None)
+    for result in report.results:
+        budget = next((row.spent.budget for row in result.outputs if row.spent is not None), None)
+        if budget is not None:
+            asked = ", ".join(f"{key} {value:g}" for key, value in budget.to_json().items() if value is not None)
+            where = f" on {result.instructions}" if result.instructions else ""
+            text.append(f"{result.artifact} in {result.runtime}{where}: judged by the budget ({asked}), not by noise")
+    limits = next((row for r in report.results for row in r.outputs if row.spent is None), None)
     if limits is not None and report.cases.get("set") != "bytes":
         seed = "" if report.cases["seed"] is None else f", seed {report.cases['seed']}"
         text.append(
@@ -78,9 +84,16 @@ def _cells(result: Result) -> tuple[str, ...]:
     start = (result.artifact, result.runtime, result.device or "-", result.verdict)
     if result.runtime == "bytes" and result.verdict == "pass":
         return (*start, "same bytes", "same bytes", "-", "-", "-")
+    spent = [row for row in result.outputs if row.spent is not None]
     rows = [row for row in (*result.outputs, *result.taps) if row.rms_ratio == row.rms_ratio]
     size = str(result.peak_rss_bytes >> 20) if result.peak_rss_bytes else "-"
     end = (f"{result.seconds:.1f}" if result.seconds else "-", size)
+    if spent:
+        least = min(spent, key=lambda row: row.spent.cosine if row.spent else 1.0)
+        assert least.spent is not None
+        labels = [row.spent.labels for row in spent if row.spent and row.spent.labels is not None]
+        agreed = f"labels {min(labels):.4g}" if labels else "-"
+        return (*start, f"cosine {least.spent.cosine:.4g}", agreed, least.name, *end)
     if not rows:
         return (*start, "-", "-", "-", *end)
     worst = max(rows, key=_closeness)

@@ -14,6 +14,7 @@ from bertx.cli.options import Phases, cache_folder, cases_option, common, fetchi
 from bertx.cli.tables import report_table
 from bertx.errors import UsageError, escape
 from bertx.formats import registry as formats
+from bertx.parity import budget
 from bertx.parity.options import VerifyOptions
 from bertx.runtimes import foreign
 
@@ -50,6 +51,9 @@ from bertx.runtimes import foreign
 )
 @click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
 @click.option(
+    "--budget", help='What a quantized file may differ by, instead of rounding noise: "cosine=0.99,labels=0.98".'
+)
+@click.option(
     "--allow-static", is_flag=True, help="A file that fixes its batch or length counts, checked at that shape alone."
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
@@ -73,6 +77,7 @@ def command(target: str, **chosen: Any) -> None:
         device=chosen["device"],
         trust=chosen["trust"],
         allow_static=chosen["allow_static"],
+        budget=budget.read(chosen["budget"]) if chosen["budget"] is not None else None,
         timeout=chosen["timeout"],
         cache=cache_folder(),
     )

@@ -230,6 +230,26 @@ def _texts(known: Facts) -> Case:
     return _case("text", ids, mask)
 
 
+def of_texts(inputs: Sequence[str], known: Facts) -> tuple[Case, ...]:
+    """Real text alone: each text by itself, all in one batch, padded right and left, and in another order.
+
+    For artifacts that approximate: what they do to random ids says nothing of what they do to text, and what they do
+    to a text depends on what it is batched with.
+    """
+    import numpy as np
+
+    together = _texts(known)
+    ids, mask = together.inputs["input_ids"], together.inputs["attention_mask"]
+    places = np.argsort(mask, axis=1, kind="stable")  # padding first, tokens in their order
+    made = [
+        together,
+        _case("text-left-padded", np.take_along_axis(ids, places, 1), np.take_along_axis(mask, places, 1)),
+        _case("text-permuted", ids[::-1], mask[::-1]),
+        *(_case(f"text-{k}-alone", np.array([text])) for k, text in enumerate(known.texts)),
+    ]
+    return tuple(Case(case.name, {name: case.inputs[name] for name in inputs}) for case in made)
+
+
 def _full(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
     """More sizes and seeds, and every token id once."""
     import numpy as np

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bertx.parity.budget import Spent
 from bertx.signature import BATCH, SEQUENCE, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Row:
-    """One output or tap over all cases. `problem` is a reason to fail other than a ratio."""
+    """One output or tap over all cases. `problem` is a reason to fail other than a ratio.
+
+    With `spent` a budget is judged, and the ratios are told only.
+    """
 
     name: str
     cases: tuple[Compared, ...]
@@ -68,10 +72,14 @@ class Row:
     rms_noise: float
     max_noise: float
     problem: str | None = None
+    spent: Spent | None = None
 
     @property
     def bad_cases(self) -> tuple[str, ...]:
-        """Cases past either limit."""
+        """Cases past either limit, or past the budget's cosine."""
+        if self.spent is not None:
+            least = self.spent.budget.cosine or 0.0
+            return tuple(case for case, cosine in self.spent.case_cosine.items() if not cosine >= least)
         judged = {c.case for c in self.cases if c.count >= FEWEST}
         return tuple(
             name
@@ -81,7 +89,9 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Every judged ratio lies within its limit; not-a-number does not."""
+        """Every judged ratio lies within its limit, or the budget holds; not-a-number does not."""
+        if self.spent is not None:
+            return self.problem is None and bool(self.cases) and self.spent.problem is None
         fits = self.rms_ratio <= self.rms_limit and self.max_ratio <= self.max_limit
         return self.problem is None and bool(self.cases) and fits and not self.bad_cases
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bertx.errors import BertxError, LocalProblem, escape
 from bertx.model.tasks import HIDDEN_STATES
 from bertx.parity import diagnosis
+from bertx.parity.budget import Budget, spend
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row, compare, failed, judged_positions, pool
 from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
 from bertx.parity.report import Result
 from bertx.runtimes import Foreign, Job, Runtime, process
+from bertx.runtimes.device import instructions
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec, sizes, symbolic
 
@@ -34,7 +36,7 @@ TAP = f"{HIDDEN_STATES}."
 class Subject:
     """An artifact to be judged. `outputs` must all be there; `signature` None means weights alone.
 
-    `home` is the folder whose config.json and tokenizer go with it.
+    `home` is the folder whose config.json and tokenizer go with it, `budget` what it may differ by instead of noise.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Subject:
     signature: Signature | None
     outputs: tuple[str, ...]
     home: Path | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def run_artifact(
         write_cases(job.inputs, {case.name: case.inputs for case in cases}, signature, task, subject.dtype)
         ended = process.run(runtime.command(job), limits)
         facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}
+        facts["instructions"] = instructions() if device == "cpu" else None
         if ended.exit_code == LocalProblem.exit_code and "E_DEVICE" in (ended.reason or ""):
             raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
         if ended.reason is not None:
@@ -198,7 +202,9 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
         return replace(result, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)
-    if all(row.passed for row in (*outputs, *taps)) and unknown:
+    if subject.budget is not None and not (unknown and all(row.passed for row in outputs)):
+        return _budgeted(result, subject, outputs, taps)
+    if unknown and all(row.passed for row in (outputs if subject.budget else (*outputs, *taps))):
         reason = f"the recording has no {', '.join(unknown)}"
         return replace(result, verdict="not-run", reason=reason, outputs=outputs, taps=taps, asked=True)
     if all(row.passed for row in (*outputs, *taps)):
@@ -210,6 +216,17 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     evidence = diagnosis.Evidence(inputs, made.arrays, bench.reference.exact.arrays)
     cause = diagnosis.cause(outputs, taps, traits, layer, evidence)
     return replace(result, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
+
+
+def _budgeted(result: Result, subject: Subject, outputs: tuple[Row, ...], taps: tuple[Row, ...]) -> Result:
+    """The verdict by a budget: of the outputs alone, since what lies inside may differ as it likes."""
+    labels = subject.budget is not None and subject.budget.labels is not None
+    if labels and not any(row.spent is not None and row.spent.labels is not None for row in outputs):
+        reason = "the budget asks for labels, and none of its outputs has any"
+        return replace(result, verdict="not-run", reason=reason, outputs=outputs, taps=taps, asked=True)
+    bad = [f"{row.name}: {row.problem or (row.spent and row.spent.problem)}" for row in outputs if not row.passed]
+    verdict = "fail" if bad else "pass"
+    return replace(result, verdict=verdict, outputs=outputs, taps=taps, cause="; ".join(bad) or None)
 
 
 def _asked(made: Tensors, cases: Sequence[Case]) -> Tensors:
@@ -243,7 +260,7 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
     claimed = bench.claimed(name, subject.dtype)
     if name in made.dtypes and made.dtypes[name] != claimed:
         return failed(name, f"is {made.dtypes[name]} where {claimed} is claimed", bench.factor)
-    found = []
+    found, vectors = [], []
     for case in bench.cases:
         value = made.arrays.get(case.name, {}).get(name)
         exact = bench.reference.exact.arrays[case.name][name]
@@ -263,4 +280,6 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
             known = bench.reference.noise[case.name][name]
             compared = replace(compared, rms_noise=known.rms, max_noise=known.max)
         found.append(compared)
-    return pool(name, found, subject.dtype, bench.factor)
+        vectors.append((case.name, value, exact, judged))
+    row = pool(name, found, subject.dtype, bench.factor)
+    return row if subject.budget is None else replace(row, spent=spend(subject.budget, specs[name], vectors))

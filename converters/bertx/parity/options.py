@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bertx.parity.budget import Budget
 from bertx.runtimes import Foreign, process
 
 
@@ -13,7 +14,8 @@ class VerifyOptions:
     """How to verify. `runtimes` empty means all that are ready; `limit` scales both limits; `timeout` in seconds.
 
     `cases` is the name of a set or a file of the user's own; `dtype` is what files claim to compute in;
-    `allow_static` lets a file that fixes its shape count as compared at that shape.
+    `allow_static` lets a file that fixes its shape count as compared at that shape; `budget` is what a quantized file
+    may differ by.
     """
 
     runtimes: tuple[str, ...] = ()
@@ -26,6 +28,7 @@ class VerifyOptions:
     device: str = "auto"
     trust: bool = False
     allow_static: bool = False
+    budget: Budget | None = None
     timeout: float = 600.0
     memory_bytes: int | None = None
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "bertx")

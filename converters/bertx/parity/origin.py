@@ -45,6 +45,7 @@ class Asked:
     dtype: str
     inputs: tuple[str, ...]
     static: tuple[tuple[str, int], ...] = ()
+    budget: bool = False
 
 
 class Origin(ABC):
@@ -73,10 +74,12 @@ class Origin(ABC):
     def told(self) -> dict[str, Any]:
         """checkpoint, commit and origin, as a report states them."""
 
-    def case_set(self, options: VerifyOptions) -> dict[str, Any]:
+    def case_set(self, cases: Sequence[Case], options: VerifyOptions) -> dict[str, Any]:
         """The name of the set of cases and its seed, as a report states them."""
         if isinstance(options.cases, Path):
             return {"set": escape(options.cases.name), "seed": None}
+        if cases and all(case.name.startswith("text") for case in cases):
+            return {"set": "text", "seed": None}
         return {"set": options.cases, "seed": options.seed}
 
     def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
@@ -117,7 +120,10 @@ class Stock(Origin):
             special = tokenizer.special if tokenizer else ()
             known = probes.facts(self.checkpoint.config.values, encoded, special)
             known = probes.shortened(known, static.get(SEQUENCE, known.longest))
-            made = probes.build(options.cases, asked.inputs, known, options.seed)
+            if asked.budget and known.texts:
+                made = probes.of_texts(asked.inputs, known)
+            else:
+                made = probes.build(options.cases, asked.inputs, known, options.seed)
         return probes.fitted(made, static, self._facts(sys.maxsize).padding) if static else made
 
     def _facts(self, most: int) -> probes.Facts:

@@ -96,7 +96,7 @@ class Recording(Origin):
         named = str(self.facts.get("checkpoint") or self.folder)
         return {"checkpoint": named, "commit": self.facts.get("commit"), "origin": "recorded"}
 
-    def case_set(self, options: VerifyOptions) -> dict[str, Any]:
+    def case_set(self, cases: Sequence[Case], options: VerifyOptions) -> dict[str, Any]:
         return {"set": "recorded", "seed": None}
 
     def signature(self, cases: Sequence[Case]) -> Signature:

@@ -34,6 +34,8 @@ class Result:
     cause: str | None = None
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    #: the processor's instruction set, where the CPU computed
+    instructions: str | None = None
     reason: str | None = None
     #: {the file's input: ours} in the file's order
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Result:
             "runtime_version": self.runtime_version,
             "provider": self.provider,
             "device": self.device,
+            "instructions": self.instructions,
             "verdict": self.verdict,
             "inputs": [{"name": theirs, "fed": ours} for theirs, ours in self.inputs.items()],
             "static": dict(self.static),
@@ -153,7 +156,9 @@ def _output(row: Row, theirs: str | None) -> dict[str, Any]:
         "rms_limit": row.rms_limit,
         "cosine": round(sum(c.dot for c in row.cases) / norms, 9) if norms and math.isfinite(norms) else None,
         "worst": {"case": worst.case, "index": list(worst.worst)} if worst else None,
-        "problem": row.problem,
+        "judged": "noise" if row.spent is None else "budget",
+        "budget": None if row.spent is None else row.spent.to_json(),
+        "problem": row.problem or (row.spent.problem if row.spent else None),
         "matched": theirs,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bertx.bundle as bundle
@@ -12,6 +12,8 @@ from bertx.checkpoint.weights import INDEX
 from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 from bertx.formats import Format, format_of
 from bertx.manifest import ArtifactEntry, Manifest
+from bertx.onnx_header import read_onnx_header
+from bertx.parity.budget import Budget
 from bertx.parity.judge import Subject
 from bertx.parity.origin import Origin
 
@@ -19,6 +21,10 @@ from bertx.parity.origin import Origin
 _PLACES = ("*.safetensors", "*.safetensors.index.json", "*.onnx", "*.pt", "onnx/*.onnx", "torchscript/*.pt")
 #: one file of several that an index makes an artifact of
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+
+
+#: dtypes of quantized weights
+_FEW_BITS = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1", "float8_e4m3fn", "float8_e5m2")
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,27 @@ def stated_task(target: Target) -> str | None:
     return stated.pop() if len(stated) == 1 else None
 
 
-def subjects(target: Target, origin: Origin, dtype: str | None) -> tuple[Subject, ...]:
-    """Every file as the judge wants it: what it claims to be and which outputs it must give."""
-    return tuple(_subject(target, name, origin, dtype) for name in target.files)
+def subjects(target: Target, origin: Origin, dtype: str | None, budget: Budget | None = None) -> tuple[Subject, ...]:
+    """Every file as the judge wants it: what it claims to be, which outputs it must give, what it may differ by.
+
+    A budget is for the file that the user named, or those of a folder that hold quantized weights: it must not
+    excuse the others. Raises UsageError where there are none.
+    """
+    found = tuple(_subject(target, name, origin, dtype) for name in target.files)
+    if budget is None:
+        return found
+    allowed = tuple(replace(each, budget=budget) if target.alone or quantized(each) else each for each in found)
+    if not any(each.budget for each in allowed):
+        raise UsageError("E_USAGE", "--budget is for quantized files, and none is here", "name the file itself")
+    return allowed
+
+
+def quantized(subject: Subject) -> bool:
+    """Whether a file holds weights of few bits. Only ONNX says so in its header; for others the user names the file."""
+    if subject.format != "onnx":
+        return False
+    weights = read_onnx_header(subject.path).weights
+    return any(len(each.shape) > 1 and each.dtype in _FEW_BITS for each in weights)
 
 
 def _format(name: str) -> Format:

@@ -136,7 +136,7 @@ def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) 
 
 def _asked(subject: Subject, binding: Binding, origin: Origin) -> Asked:
     taken = tuple(spec.name for spec in origin.inputs if spec.name in binding.order)
-    return Asked(subject.dtype, taken, tuple(sorted(binding.static.items())))
+    return Asked(subject.dtype, taken, tuple(sorted(binding.static.items())), subject.budget is not None)
 
 
 def _run(job: _Job, cases: Sequence[Case], origin: Origin, where: str, limits: process.Limits) -> Run:
@@ -229,6 +229,6 @@ def _report(
 ) -> Report:
     bench = next(iter(benches.values()), None)
     facts = bench.reference.facts if bench else {}
-    cases = {**origin.case_set(options), "count": len(bench.cases) if bench else 0}
+    cases = {**origin.case_set(bench.cases if bench else (), options), "count": len(bench.cases) if bench else 0}
     told = {name: facts.get(name) for name in ("torch", "transformers", "attention", "pure", "noise")}
     return Report(cases, options.limit, {**origin.told(), **told}, tuple(results), options.allow_static)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import platform
 import re
 import sys
 from functools import cache
+from pathlib import Path
 
 from bertx.errors import LocalProblem, UsageError, escape
+
+#: extensions by which kernels for int8 and bfloat16 differ
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
 
 _ASKED = re.compile(r"auto|cpu|cuda(:\d{1,2})?")
 
@@ -40,3 +46,14 @@ def resolve(asked: str) -> str:
             "E_DEVICE", f"{asked} was asked for and {cuda_count()} CUDA devices are here", "use --device cpu"
         )
     return asked
+
+
+@cache
+def instructions() -> str:
+    """The processor's instruction set, as far as it changes what int8 arithmetic gives: "x86_64 avx2 avx512_vnni"."""
+    told = [platform.machine() or "unknown"]
+    with contextlib.suppress(OSError):
+        found = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"))
+        held = set(found[1].split()) if found else set()
+        told += [name for name in _INSTRUCTIONS if name in held]
+    return " ".join(told)
