@@ -144,6 +144,9 @@ def test_every_change_of_a_source_makes_another_build(
 
 @pytest.mark.parametrize("runtime", NATIVE.values(), ids=lambda runtime: runtime.name)
 def test_the_library_that_computes_is_pinned_in_the_sources(runtime: Native) -> None:
+    if runtime.engine is None:
+        assert runtime.distributions  # whichever version is installed
+        return
     text = "".join(path.read_text("utf-8", "replace") for path in files(runtime.folder))
     assert all(part in text for part in runtime.engine)
 

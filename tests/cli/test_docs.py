@@ -85,7 +85,7 @@ def test_the_example_of_a_runner_passes(
     runner = f"onnx={shlex.join([sys.executable, str(example(tmp_path))])}"
     ran = bertx("verify", artifact, "--against", against, "--runner", runner, "--json")
     assert ran.code == 0, ran.err
-    own, theirs = ran.json["results"]
+    own, theirs = (each for each in ran.json["results"] if each["verdict"] != "not-run")
     assert (own["runtime"], own["verdict"]) == ("onnxruntime", "pass")
     assert (theirs["verdict"], theirs["provider"], theirs["device"]) == ("pass", "CPUExecutionProvider", "cpu")
     assert [row["rms_ratio"] for row in theirs["outputs"]] == [row["rms_ratio"] for row in own["outputs"]]

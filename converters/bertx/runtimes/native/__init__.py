@@ -71,8 +71,9 @@ class Native(Runtime):
     language: ClassVar[str]
     #: the paths in that folder, files or folders, whose change makes a new build necessary; "." is all of it
     sources: ClassVar[tuple[str, ...]] = (".",)
-    #: the library that computes, by its own name, and the version of it that the sources pin: ("ort", "2.0.0-rc.15")
-    engine: ClassVar[tuple[str, str]]
+    #: the library that computes, by its own name, and the version of it that the sources pin: ("ort", "2.0.0-rc.15");
+    #: None where it is one of the distributions, whichever version is installed
+    engine: ClassVar[tuple[str, str] | None] = None
     #: the import packages that it is built on or loads libraries from; `distributions` are theirs
     modules: ClassVar[tuple[str, ...]] = ()
     #: what building needs, and what running needs
@@ -110,7 +111,7 @@ class Native(Runtime):
         return [*self.program(self.product), *job.arguments()]
 
     def versions(self) -> dict[str, str]:
-        return {self.engine[0]: self.engine[1], **installed(self.distributions)}
+        return dict([self.engine] if self.engine else []) | installed(self.distributions)
 
     def missing(self) -> str | None:
         lacking = self._lacking(self.tools)
@@ -166,3 +167,9 @@ def location(module: str) -> Path | None:
 
     spec = find_spec(module)
     return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def onnxruntime_library() -> Path | None:
+    """ONNX Runtime's own library, as the Python package ships it; None where it is not installed."""
+    folder = location("onnxruntime")
+    return next(iter(sorted((folder / "capi").glob("libonnxruntime.*"))), None) if folder else None

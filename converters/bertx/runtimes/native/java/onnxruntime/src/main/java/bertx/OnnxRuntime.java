@@ -1,0 +1,87 @@
+package bertx;
+
+import ai.onnxruntime.NodeInfo;
+import ai.onnxruntime.OnnxJavaType;
+import ai.onnxruntime.OnnxTensor;
+import ai.onnxruntime.OnnxTensorLike;
+import ai.onnxruntime.OrtEnvironment;
+import ai.onnxruntime.OrtException;
+import ai.onnxruntime.OrtLoggingLevel;
+import ai.onnxruntime.OrtSession;
+import ai.onnxruntime.TensorInfo;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.Map;
+import java.util.TreeMap;
+
+/** An ONNX file in ONNX Runtime: inputs by name, all outputs. */
+public final class OnnxRuntime implements Runner {
+  private static final Map<OnnxJavaType, String> TYPES =
+      Map.of(OnnxJavaType.DOUBLE, "float64", OnnxJavaType.FLOAT, "float32", OnnxJavaType.FLOAT16, "float16",
+          OnnxJavaType.BFLOAT16, "bfloat16", OnnxJavaType.INT64, "int64", OnnxJavaType.INT32, "int32",
+          OnnxJavaType.INT8, "int8", OnnxJavaType.UINT8, "uint8", OnnxJavaType.BOOL, "bool");
+
+  private final OrtEnvironment environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
+  private OrtSession session;
+  private String dtype;
+
+  @Override
+  public void open(Task task) throws OrtException {
+    session = environment.createSession(task.artifact().toString(), new OrtSession.SessionOptions());
+    for (NodeInfo output : session.getOutputInfo().values()) {
+      Task.Spec spec = task.output(output.getName());
+      if (spec != null && !type(output).equals(spec.dtype())) {
+        throw new IllegalArgumentException(spec.name() + " is " + type(output) + " where " + spec.dtype() + " is claimed");
+      }
+    }
+    dtype = task.dtype();
+  }
+
+  @Override
+  public Map<String, Tensor> run(Map<String, Tensor> inputs) throws OrtException {
+    Map<String, OnnxTensorLike> given = new TreeMap<>();
+    try {
+      for (NodeInfo input : session.getInputInfo().values()) {
+        given.put(input.getName(), tensor(input, inputs.get(input.getName())));
+      }
+      Map<String, Tensor> outputs = new TreeMap<>();
+      try (OrtSession.Result result = session.run(given)) {
+        for (var each : result) {
+          OnnxTensor tensor = (OnnxTensor) each.getValue();
+          TensorInfo info = tensor.getInfo();
+          // getByteBuffer() copies the elements and leaves the order of bytes at Java's default.
+          ByteBuffer elements = tensor.getByteBuffer().order(ByteOrder.nativeOrder());
+          outputs.put(each.getKey(), Tensor.of(TYPES.get(info.type), info.getShape(), elements));
+        }
+      }
+      return outputs;
+    } finally {
+      given.values().forEach(OnnxTensorLike::close);
+    }
+  }
+
+  @Override
+  public Map<String, String> facts() {
+    return Map.of("version", environment.getVersion(), "provider", "CPUExecutionProvider", "dtype", dtype);
+  }
+
+  private OnnxTensor tensor(NodeInfo input, Tensor given) throws OrtException {
+    String name = input.getName();
+    if (given == null) {
+      throw new IllegalArgumentException("the file's input " + name + " is none of the cases'");
+    }
+    if (!given.dtype().equals(type(input))) {
+      throw new IllegalArgumentException("input " + name + " is " + given.dtype() + ", the file wants " + type(input));
+    }
+    OnnxJavaType type = ((TensorInfo) input.getInfo()).type;
+    return OnnxTensor.createTensor(environment, given.buffer(), given.shape(), type);
+  }
+
+  private static String type(NodeInfo node) {
+    return node.getInfo() instanceof TensorInfo info ? TYPES.getOrDefault(info.type, info.type.toString()) : "no tensor";
+  }
+
+  public static void main(String[] arguments) {
+    Runner.main("onnxruntime-java", new OnnxRuntime(), arguments);
+  }
+}
