@@ -19,7 +19,7 @@ from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
 from bertx.model.completeness import is_complete
-from bertx.model.tasks import Task, resolve_task
+from bertx.model.tasks import Task, resolve_task, task_named
 from bertx.model.wrapper import default_outputs
 from bertx.parity import golden, own, target
 from bertx.parity.compare import Compared, pool
@@ -64,6 +64,16 @@ def default_output(checkpoint: Checkpoint) -> Path:
     if checkpoint.home is not None:
         return checkpoint.home
     return Path(checkpoint.name if checkpoint.commit else f"{checkpoint.folder.name}-bertx")
+
+
+def check(source: str, output: str | Path | None, task: str | None, verify: VerifyOptions | None) -> None:
+    """Refuses what can be refused of an export before its checkpoint is downloaded. Raises what `export` would."""
+    if task not in (None, "auto"):
+        task_named(str(task))
+    if verify is not None:
+        check_options(verify)
+    if not Path(source).expanduser().exists():
+        bundle.check_place(Path(output or source.rpartition("/")[2]))  # as `default_output` will have it
 
 
 def export(

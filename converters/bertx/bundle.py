@@ -231,6 +231,12 @@ def disk_errors() -> Iterator[None]:
         raise LocalProblem("E_DISK", message, f"{hint}, or name an output elsewhere") from error
 
 
+def check_place(output: Path) -> None:
+    """Raises UsageError where `output` is no place for a bundle, LocalProblem where the disk refuses to say."""
+    with disk_errors():
+        _refuse_foreign(exchange.locate(output))
+
+
 def _refuse_foreign(target: Path) -> None:
     """What bertx did not make, it does not replace."""
     if not target.exists():

@@ -89,6 +89,7 @@ def run(
     progress: Callable[[str], None] = lambda line: None,
 ) -> api.Export:
     """Fetches, exports and verifies what a recipe asks for; publishes only if all of it passed."""
+    api.check(recipe.checkpoint, recipe.output, recipe.task, recipe.verify)
     progress(f"fetching {recipe.checkpoint}")
     source = fetch(recipe.checkpoint, replace(fetching, revision=recipe.revision))
     return api.export(

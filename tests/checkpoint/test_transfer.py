@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -261,6 +262,21 @@ def test_what_is_no_listing_is_refused(hub: HubServer, options: HubOptions, comm
     hub.fault("status", "/api/*", status=200, body=listing.encode())
     assert "does not answer as a Hub does" in refusal(options, "E_NETWORK").message
     assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_listing_without_end_is_cut_off(hub: HubServer, options: HubOptions, commit: str, packed: bool) -> None:
+    text = b'{"sha": "' + b"a" * 2**26
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    hub.fault("status", "/api/*", status=200, headers=headers, body=gzip.compress(text) if packed else text)
+    assert "more files than any repository has" in refusal(options, "E_NETWORK").message
+
+
+def test_a_file_that_grows_when_it_is_unpacked_is_cut_off(hub: HubServer, options: HubOptions, commit: str) -> None:
+    body = gzip.compress(bytes(2**26))
+    hub.fault("status", "*/config.json", status=200, headers={"Content-Encoding": "gzip"}, body=body)
+    assert "sends more of config.json" in refusal(options, "E_NETWORK").message
+    assert all(path.stat().st_size <= 45 for path in Path(options.cache or "").rglob("*.incomplete"))
 
 
 def test_a_short_wait_is_kept(hub: HubServer, options: HubOptions, commit: str) -> None:

@@ -64,6 +64,27 @@ def test_a_hub_model_goes_to_its_name_at_its_commit(
     assert (source.checkpoint, source.commit, source.folder) == ("org/tiny-model", commit, None)
 
 
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [((), 2), (("-o", "tiny-model"), 2), (("--task", "poetry"), 2), (("--device", "cuda:99"), 5)],
+    ids=["a folder of its name", "a full folder", "an unknown task", "a device that is not here"],
+)
+def test_what_can_be_refused_is_refused_before_a_download(
+    options: tuple[str, ...],
+    code: int,
+    bertx: Callable[..., Ran],
+    model: Path,
+    hub: HubServer,
+    online: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    hub.add("org/tiny-model", model)
+    (tmp_path / "tiny-model").mkdir()
+    (tmp_path / "tiny-model" / "notes.txt").write_text("mine", "utf-8")
+    assert bertx("to-safetensors", "org/tiny-model", *options, cwd=tmp_path, **online).code == code
+    assert hub.requests == []
+
+
 def test_without_verification_it_says_so_everywhere(bertx: Callable[..., Ran], model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = bertx("trace", model, "-o", out, "--no-verify", "--json")

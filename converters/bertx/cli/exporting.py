@@ -48,6 +48,7 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
     phases = Phases(chosen["verbose"], chosen["quiet"])
     checking = VerifyOptions(device=chosen["device"], cache=cache_folder())
     try:
+        api.check(checkpoint, chosen["output"], chosen["task"], None if chosen["no_verify"] else checking)
         phases("fetching")
         source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"]))
         for key in source.config.dropped:
