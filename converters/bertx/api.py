@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
@@ -16,9 +18,10 @@ from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_fo
 from bertx.checkpoint.config import dumps
 from bertx.checkpoint.tensors import parameters
 from bertx.errors import InputRefused, UsageError, escape
-from bertx.formats import ExportOptions, Written, format_named
+from bertx.formats import ExportOptions, Format, Written, format_named
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
 from bertx.model.completeness import is_complete
+from bertx.model.head import HeadOptions, check_head, headed
 from bertx.model.tasks import Task, resolve_task, task_named
 from bertx.model.wrapper import default_outputs
 from bertx.parity import golden, own, target
@@ -102,14 +105,16 @@ def export(
     _refuse_overlap(source, folder)
     if verify is not None:
         check_options(verify)
-    origin = _Background(lambda: _origin(source))
+    heads = [each.head for _, each in leaves if each.head is not None]
+    _check_head(heads, leaves, chosen, output)
+    origin = _Background(lambda: _origin(source, folder))
     before = manifests.read(folder) if bundle.is_bundle(folder) else None
     replaced = before is not None and _differs(before, origin.result(), chosen, force)
-    with bundle.stage(folder, replace=replaced) as staged:
+    with bundle.stage(folder, replace=replaced) as staged, _with_head(source, chosen, heads, verify) as model:
         if staged.old is not None and staged.old != before:
             # Another writer was there, or a killed one was finished.
             _differs(staged.old, origin.result(), chosen, False)
-        _companions(source, staged)
+        _companions(model, staged)
         kept = staged.old.artifacts if staged.old is not None and not replaced else ()
         removed: set[str] = set()
         entries: list[ArtifactEntry] = []
@@ -121,11 +126,11 @@ def export(
                 staged.remove(name)
             removed |= {*left} - {path}
             with bundle.disk_errors():
-                written = leaf.write(source, chosen, each, staged.path(path))
+                written = leaf.write(model, chosen, each, staged.path(path))
             for name, digest in written.digests.items():
                 staged.vouch((PurePosixPath(path).parent / name).as_posix(), digest)
             entries.append(_entry(path, leaf.name, chosen, written))
-        report = _judge(entries, staged.folder, source, chosen, verify, progress, staged)
+        report = _judge(entries, staged.folder, model, chosen, verify, progress, staged)
         kept = tuple(entry for entry in kept if entry.path not in removed)
         manifest = Manifest(bertx.__version__, origin.result(), chosen.name, chosen.auto_class, kept, {})
         for entry in entries:
@@ -230,8 +235,34 @@ def _refuse_overlap(source: Checkpoint, output: Path) -> None:
         )
 
 
-def _origin(source: Checkpoint) -> Source:
+def _check_head(
+    heads: Sequence[HeadOptions], leaves: Sequence[tuple[Format, ExportOptions]], task: Task, output: str | Path | None
+) -> None:
+    for head in heads:
+        check_head(task, head)
+        if len(leaves) > 1 or output is None:
+            hint = "export to safetensors alone, with -o; then the other formats from that bundle"
+            raise UsageError("E_USAGE", "a new head makes a new checkpoint, which needs a folder of its own", hint)
+
+
+@contextmanager
+def _with_head(
+    source: Checkpoint, task: Task, heads: Sequence[HeadOptions], options: VerifyOptions | None
+) -> Iterator[Checkpoint]:
+    """The checkpoint as it will be written: with a new head, where one is asked for."""
+    if not heads:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
+        numbers = (str(heads[0].labels), str(heads[0].seed))
+        _strictly("bertx.model.head", (str(source.folder), task.name, *numbers, folder), options)
+        yield headed(source, Path(folder), heads[0])
+
+
+def _origin(source: Checkpoint, folder: Path) -> Source:
     """What the manifest records of the source: every file that was used, by hash."""
+    if source.initialised and source.home == folder.expanduser().resolve():  # the bundle became its own checkpoint
+        return manifests.read(source.home).source
     paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
     files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
     local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
@@ -289,7 +320,7 @@ def _judge(
     named = frozenset(options.runtimes) if options else frozenset()
     read = any("safetensors" in runtime_named(name).reads for name in named)
     copied = [] if read else [entry for entry in entries if entry.options.get("bytes") == "unchanged"]
-    renamed = any(entry.options.get(key) for entry in entries for key in ("aliases", "names"))
+    renamed = any(entry.options.get(key) for entry in entries for key in ("aliases", "names", "initialised"))
     if copied and (renamed or len(copied) == len(entries)):
         progress("checking that the weights are complete")
         # As they were written: under other names, or without aliases, where these differ from the source.
@@ -326,7 +357,12 @@ def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task)
 def _check_strictly(source: Checkpoint, task: Task, options: VerifyOptions | None) -> None:
     if is_complete(source, task):
         return
-    command = [sys.executable, "-P", "-m", "bertx.model.check", str(source.folder), task.name]
+    _strictly("bertx.model.check", (str(source.folder), task.name), options)
+
+
+def _strictly(program: str, arguments: Sequence[str], options: VerifyOptions | None) -> None:
+    """Runs one of the programs that load a checkpoint, and raises what it refused."""
+    command = [sys.executable, "-P", "-m", program, *arguments]
     ended = process.run(command, (options or VerifyOptions()).limits())
     if ended.reason is None:
         return

@@ -147,6 +147,23 @@ def test_what_is_no_size_is_a_usage_error(bertx: Callable[..., Ran], binary: Pat
     assert "no size such as 500MB or 2GiB" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--init-head",), "--num-labels is missing"),
+        (("--num-labels", "3"), "--init-head is missing"),
+        (("--seed", "3"), "--init-head is missing"),
+        (("--init-head", "--num-labels", "3", "--task", "text-classification"), "needs a folder of its own"),
+    ],
+)
+def test_half_a_wish_for_a_head_is_a_usage_error(
+    bertx: Callable[..., Ran], binary: Path, options: tuple[str, ...], says: str
+) -> None:
+    ran = bertx("to-safetensors", binary, *options)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert says in ran.err
+
+
 # What every exporter refuses.
 
 

@@ -17,6 +17,7 @@ from bertx.model.completeness import _KNOWN, _sizes, is_complete, needed
 from bertx.model.layouts import LAYOUTS
 from bertx.model.loading import load
 from bertx.model.tasks import TASKS
+from bertx.model.wrapper import _default_segments
 from families import FAMILIES, make, make_class
 from program import package_folder
 
@@ -60,6 +61,7 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
 
     defaults = transformers.CONFIG_MAPPING[family]().to_dict()
     assert {key: defaults[key] for key in LAYOUTS[family].defaults} == LAYOUTS[family].defaults
+    assert _default_segments(family) == defaults.get("type_vocab_size", 0)
 
 
 @pytest.mark.parametrize("family", LAYOUTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
@@ -24,7 +25,8 @@ from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 class Checkpoint:
     """A checkpoint on this machine. `origin` says how it came: "hub", "cache", "local" or "bundle".
 
-    `home` is the bundle that stood for it, where the user named one.
+    `home` is the bundle that stood for it, where the user named one. `initialised` says which tensors are no trained
+    ones, and from which seed they come.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Checkpoint:
     config: Config
     weights: Mapping[str, TensorInfo] = field(repr=False)
     home: Path | None = None
+    initialised: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -89,8 +92,9 @@ def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
 def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
     """The checkpoint that a bundle was made from.
 
-    In this order: its commit in the Hub cache, then from the Hub; the recorded local folder if its files are
-    unchanged; the bundle's own model.safetensors if it is what the manifest says and holds the source's bytes.
+    Itself where its head was initialised. Else, in this order: its commit in the Hub cache, then from the Hub; the
+    recorded local folder if its files are unchanged; the bundle's own model.safetensors if it is what the manifest says
+    and holds the source's bytes.
     Raises SourceUnavailable(E_REFERENCE) where none of these can be had.
     """
     manifest = manifests.read(folder)
@@ -100,6 +104,18 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
             f"{escape(folder.name)} is of a plain module, {escape(source.checkpoint)}, which only its own program has"
         )
         raise InputRefused("E_MODULE", what, "call bertx.export_module again")
+    started = next(
+        (each.options["initialised"] for each in manifest.artifacts if each.options.get("initialised")), None
+    )
+    if started is not None:  # no source has this head: the bundle is the checkpoint
+        if _own_weights(folder, manifest):
+            own = open_folder(folder, source=source.checkpoint, commit=source.commit, origin="bundle")
+            return replace(own, initialised=started)
+        raise SourceUnavailable(
+            "E_REFERENCE",
+            f"the weights of {escape(folder.name)}, whose head was initialised there, are not as they were published",
+            "make the bundle again",
+        )
     if source.commit is not None:
         path = cached_folder(source.checkpoint, source.commit, options.hub)
         if path is not None and _unchanged(path, source.files):

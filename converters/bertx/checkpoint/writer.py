@@ -66,7 +66,7 @@ _NOT_FINITE = {
 
 @dataclass(frozen=True)
 class Written:
-    """What was published: the sha256 in hex of the bytes that were read back, their number, that of the tensors."""
+    """What was published: the file's sha256 in hex, its size in bytes, how many tensors it holds."""
 
     sha256: str
     bytes: int
@@ -108,8 +108,9 @@ def write_safetensors(
     handle = target.open("xb", buffering=0)
     try:
         with handle:
-            _write(handle, header, copies, progress)
-        return Written(_compare(target, header, copies), target.stat().st_size, len(copies))
+            digest = _write(handle, header, copies, progress)
+        _compare(target, header, copies)
+        return Written(digest, target.stat().st_size, len(copies))
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -212,15 +213,18 @@ def _header(copies: list[_Copy], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(handle: RawIOBase, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> None:
+def _write(handle: RawIOBase, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> str:
+    """Writes the file to the disk and gives its sha256, computed in a thread: it takes longer than all the rest."""
     _reserve(handle, len(header) + sum(copy.nbytes for copy in copies))
-    _write_all(handle, header)
-    for copy in copies:
-        for piece in _pieces(copy):
-            _write_all(handle, piece)
-            if progress is not None:
-                progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
-    os.fsync(handle.fileno())
+    with _Digest() as digest:
+        _write_all(handle, digest.add(header))
+        for copy in copies:
+            for piece in _pieces(copy):
+                _write_all(handle, digest.add(piece))
+                if progress is not None:
+                    progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
+        os.fsync(handle.fileno())
+        return digest.hexdigest()
 
 
 def _write_all(handle: RawIOBase, data: bytes) -> None:
@@ -240,25 +244,21 @@ def _reserve(handle: RawIOBase, size: int) -> None:
             raise
 
 
-def _compare(target: Path, header: bytes, copies: list[_Copy]) -> str:
-    """Reads the file back, compares it with the sources bit for bit, and gives its sha256. Raises Bug where it differs.
-
-    Hashing takes longer than all the rest, and is done beside it.
-    """
+def _compare(target: Path, header: bytes, copies: list[_Copy]) -> None:
+    """Reads the file back and compares it with the sources, bit for bit. Raises Bug where it differs."""
     try:
         read_header(target)
     except InputRefused as error:
         raise _differs(target, "its header cannot be read back") from error
-    with target.open("rb", buffering=0) as handle, _Digest() as digest:
-        if digest.add(handle.read(len(header))) != header:
+    with target.open("rb", buffering=0) as handle:
+        if handle.read(len(header)) != header:
             raise _differs(target, "its header")
         for copy in copies:
             for piece in _pieces(copy, check=False):
-                if digest.add(handle.read(len(piece))) != piece:
+                if handle.read(len(piece)) != piece:
                     raise _differs(target, f"tensor {escape(copy.name)}")
         if handle.read(1):
             raise _differs(target, "its end")
-        return digest.hexdigest()
 
 
 class _Digest:

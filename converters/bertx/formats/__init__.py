@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from bertx.checkpoint import Checkpoint
 from bertx.errors import UsageError, escape
 from bertx.manifest import FileEntry
+from bertx.model.head import HeadOptions
 from bertx.model.tasks import Task
 from bertx.model.wrapper import Source
 from bertx.signature import Signature
@@ -29,7 +30,8 @@ _SUFFIXES = {"float32": "", "float16": "_fp16", "bfloat16": "_bf16"}
 class ExportOptions:
     """How an artifact is to be written. `dtype` None leaves safetensors unchanged and is float32 elsewhere.
 
-    `spelling` ("torch", "legacy") renames the tensors of safetensors, `shard_bytes` splits them into several files.
+    `spelling` ("torch", "legacy") renames the tensors of safetensors, `shard_bytes` splits them into several files,
+    `head` adds one that the checkpoint lacks.
     """
 
     dtype: str | None = None
@@ -38,6 +40,7 @@ class ExportOptions:
     external_data: bool | None = None
     spelling: str | None = None
     shard_bytes: int | None = None
+    head: HeadOptions | None = None
 
 
 @dataclass(frozen=True)

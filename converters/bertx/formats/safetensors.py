@@ -43,6 +43,7 @@ class Safetensors(Format):
             "tensors": len(tensors),
             **({"names": options.spelling} if options.spelling else {}),
             **({"aliases": aliases} if aliases else {}),
+            **({"initialised": dict(checkpoint.initialised)} if checkpoint.initialised else {}),
         }
         digests = {name: FileEntry(file.sha256, file.bytes) for name, file in files.items()}
         return Written(options.dtype or _widest(path), None, {}, recorded, {}, None, digests)

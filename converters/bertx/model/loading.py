@@ -31,11 +31,12 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A stock model in eval mode, and what of the checkpoint it does not use."""
+    """A stock model in eval mode, what of the checkpoint it does not use, and what of it is in no checkpoint."""
 
     model: Any
     pooler: bool
     unused: tuple[str, ...]
+    initialised: tuple[str, ...] = ()
 
     @property
     def head(self) -> str:
@@ -98,10 +99,13 @@ def has_pooler(names: Iterable[str]) -> bool:
     return any(name.startswith(f"{base}pooler.") for base in bases for name in listed)
 
 
-def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attention: str = "eager") -> Loaded:
+def load(
+    checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attention: str = "eager", seed: int | None = None
+) -> Loaded:
     """Loads the task's stock class on the CPU at `dtype`. Raises InputRefused, naming tensors, on any doubt.
 
-    `attention` "sdpa" falls back to "eager" for a family that does not have it.
+    `attention` "sdpa" falls back to "eager" for a family that does not have it. With a `seed`, a head that is missing
+    is not refused but left as transformers initialises it.
     """
     import torch
 
@@ -126,6 +130,7 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
     )
     try:
         with torch.random.fork_rng(devices=[]), _safetensors_folder(checkpoint) as folder:
+            torch.manual_seed(seed or 0)
             model, info = strict.from_pretrained(  # type: ignore[attr-defined]
                 str(folder),
                 config=config,
@@ -144,12 +149,13 @@ def load(checkpoint: Checkpoint, task: Task, *, dtype: str = "float32", attentio
             "check config.json and weights",
         ) from error
     unneeded = set() if pooler or task.auto_class != "AutoModel" else _poolers(info["missing_keys"])
-    unused = _account(checkpoint, config, info, unneeded)
+    head = set() if seed is None else _head(info["missing_keys"], model.base_model_prefix)
+    unused = _account(checkpoint, config, info, unneeded | head)
     for name in unneeded:  # never put out; zeros, so that an artifact does not hold random numbers
         torch.nn.init.zeros_(model.get_parameter(name))
     _check_finite(model, dtype)
     model.eval().requires_grad_(False)
-    return Loaded(model, pooler, unused)
+    return Loaded(model, pooler, unused, tuple(sorted(head)))
 
 
 @contextlib.contextmanager
@@ -185,6 +191,11 @@ def _head_class(task: Task, config: Any) -> Any:
 
 def _poolers(tensors: Iterable[str]) -> set[str]:
     return {name for name in tensors if ".pooler." in f".{name}"}
+
+
+def _head(tensors: Iterable[str], prefix: str) -> set[str]:
+    """Those of a class's tensors that are not its base model's; the pooler belongs to the heads that use it."""
+    return {name for name in tensors if not name.startswith(f"{prefix}.")} | _poolers(tensors)
 
 
 def _names(tensors: Iterable[str], most: int = 4) -> str:

@@ -14,6 +14,7 @@ import bertx.model.loading as loading
 from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, escape
 from bertx.manifest import MODULE
+from bertx.model.layouts import LAYOUTS
 from bertx.model.modules import build_pooling, read_pooling
 from bertx.model.probe import explicit_arguments, sample, tensor_arguments
 from bertx.model.stock import named_outputs
@@ -134,6 +135,8 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
 
 def _default_segments(model_type: str) -> int:
     """What transformers takes for a type_vocab_size that config.json leaves out; 0 where a family has none."""
+    if model_type in LAYOUTS:
+        return LAYOUTS[model_type].defaults.get("type_vocab_size", 0)
     from transformers import CONFIG_MAPPING
 
     found = getattr(CONFIG_MAPPING[model_type](), "type_vocab_size", 0) if model_type in CONFIG_MAPPING else 0
