@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import bertx
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import exchange
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
 from bertx.checkpoint.config import dumps
 from bertx.checkpoint.tensors import parameters
@@ -75,7 +76,7 @@ def check(source: str, output: str | Path | None, task: str | None, verify: Veri
         task_named(str(task))
     if verify is not None:
         check_options(verify)
-    if not Path(source).expanduser().exists():
+    if not exchange.named(source).exists():
         bundle.check_place(Path(output or source.rpartition("/")[2]))  # as `default_output` will have it
 
 

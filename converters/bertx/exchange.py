@@ -62,6 +62,19 @@ def sibling(output: Path, kind: Literal["stage", "old"]) -> Path:
     return output.parent / f".{output.name}.bertx-{kind}-{secrets.token_hex(8)}"
 
 
+def named(text: str) -> Path:
+    """The path of a folder or file that a user names. Raises UsageError where nothing can have that name."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; no such user; a null byte
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError("E_USAGE", f"{escape(text)} cannot be looked for ({escape(why)})", "correct it") from error
+    if not text:
+        raise UsageError("E_USAGE", "the name of the checkpoint or target is empty", "name one")
+    return path
+
+
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Keeps every other writer of `output` out. Raises LocalProblem at once where there is one.

@@ -16,6 +16,7 @@ from typing import Any
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import exchange
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch
 from bertx.checkpoint.config import MAX_CONFIG_BYTES, locate, parse_json, read_bounded, read_config
 from bertx.checkpoint.tensors import dtypes, parameters
@@ -207,7 +208,7 @@ def inspect(target: str, options: FetchOptions | None = None) -> Inspection:
 
     Raises UsageError, InputRefused or SourceUnavailable where it cannot be told.
     """
-    path = Path(target).expanduser()
+    path = exchange.named(target)
     local = path.is_file() or (path.is_dir() and bundle.is_bundle(path))
     if local and options is not None and options.revision is not None:
         raise UsageError("E_USAGE", f"--revision has no meaning for {escape(target)}", "leave it out")

@@ -66,6 +66,10 @@ def filled(folder: Path) -> Path:
 FAILURES: dict[str, Failing] = {
     "an unknown Hub id": Failing(lambda f: ("inspect", "no/such-model"), "E_OFFLINE", 4, "is not in the cache"),
     "no folder and no Hub id": Failing(lambda f: ("to-onnx", "./no/such/folder"), "E_USAGE", 2, "is no folder"),
+    "a name that is too long": Failing(lambda f: ("pull", "a" * 5000), "E_USAGE", 2, "File name too long"),
+    "a folder of nobody": Failing(lambda f: ("to-onnx", "~nobody-of-this-name/m"), "E_USAGE", 2, "home directory"),
+    "no name at all": Failing(lambda f: ("trace", ""), "E_USAGE", 2, "is empty"),
+    "no target at all": Failing(lambda f: ("verify", ""), "E_USAGE", 2, "is empty"),
     "a file as checkpoint": Failing(lambda f: ("trace", f / "config.json"), "E_USAGE", 2, "is a file"),
     "a file as checkpoint to pull": Failing(lambda f: ("pull", f / "config.json"), "E_USAGE", 2, "is a file"),
     "a folder without config.json": Failing(lambda f: ("inspect", f.parent), "E_CONFIG", 3, "holds no config.json"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import exchange
 from bertx.checkpoint.config import Config, read_config
 from bertx.checkpoint.hub import HubOptions, cached_folder, snapshot
 from bertx.checkpoint.listing import companions, names
@@ -74,19 +75,26 @@ def fetch(source: str, options: FetchOptions | None = None) -> Checkpoint:
     A bundle stands for the checkpoint it was made from. Raises SourceUnavailable where there is none.
     """
     options = options or FetchOptions()
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if options.revision is not None:
-            raise UsageError(
-                "E_USAGE", f"--revision has no meaning for the local folder {escape(source)}", "leave it out"
-            )
+    folder = local_folder(source, options)
+    if folder is not None:
         if bundle.is_bundle(folder):
             return replace(of_bundle(folder, options), home=folder.resolve())
         return open_folder(folder, source=source)
-    if folder.exists():
-        raise UsageError("E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id")
     found = snapshot(source, options.revision, options.hub)
     return open_folder(found.folder, source=found.repo, commit=found.commit, origin=found.origin)
+
+
+def local_folder(source: str, options: FetchOptions) -> Path | None:
+    """The folder on this machine that `source` names; None where it can only be a Hub id. Raises UsageError."""
+    folder = exchange.named(source)
+    if folder.is_dir():
+        if options.revision is not None:
+            message = f"--revision has no meaning for the local folder {escape(source)}"
+            raise UsageError("E_USAGE", message, "leave it out")
+        return folder
+    if folder.exists():
+        raise UsageError("E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id")
+    return None
 
 
 def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bertx.bundle as bundle
 from bertx import exchange
-from bertx.checkpoint import FetchOptions, of_bundle
+from bertx.checkpoint import FetchOptions, local_folder, of_bundle
 from bertx.checkpoint.config import locate, read_config
 from bertx.checkpoint.hub import snapshot
 from bertx.checkpoint.listing import names, needed
@@ -44,17 +44,12 @@ def pull(source: str, options: FetchOptions | None = None) -> Pulled:
     Raises SourceUnavailable where it cannot be had, InputRefused where its configuration is refused.
     """
     options = options or FetchOptions()
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if options.revision is not None:
-            message = f"--revision has no meaning for the local folder {escape(source)}"
-            raise UsageError("E_USAGE", message, "leave it out")
+    folder = local_folder(source, options)
+    if folder is not None:
         if bundle.is_bundle(folder):
             found = of_bundle(folder, options)
             return _pulled(found.source, found.commit, found.folder)
         return _pulled(source, None, folder.resolve())
-    if folder.exists():
-        raise UsageError("E_USAGE", f"{escape(source)} is a file, not a checkpoint", "name its folder or a Hub id")
     had = snapshot(source, options.revision, options.hub)
     return _pulled(had.repo, had.commit, had.folder)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import exchange
 from bertx.checkpoint.weights import INDEX
 from bertx.errors import InputRefused, SourceUnavailable, UsageError, escape
 from bertx.formats import Format, format_of
@@ -47,7 +48,7 @@ class Target:
 
 def find(target: str) -> Target:
     """The artifacts that TARGET names. Raises UsageError or InputRefused where there are none."""
-    path = Path(target).expanduser()
+    path = exchange.named(target)
     if path.is_file():
         if format_of(path) is None:
             raise UsageError(
