@@ -16,7 +16,8 @@ from bertx.model.stock import run_stock
 from bertx.model.tasks import TASKS, resolve_task, task_named
 from bertx.model.wrapper import default_outputs, input_names, wrap
 
-HEADS = tuple(name for name in TASKS if name not in ("feature-extraction", "sentence-similarity"))
+BARE = ("feature-extraction", "sentence-similarity")
+HEADS = tuple(name for name in TASKS if name not in (*BARE, "image-classification"))
 FAMILIES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta")
 
 #: symbolic shapes of the tiny checkpoints: 160 words, 3 labels

@@ -20,7 +20,8 @@ _COMPANIONS = re.compile(
     r"config\.json|README\.md|LICENSE[\w.-]*"
     r"|vocab\.(txt|json)|merges\.txt|bpe\.codes|entity_vocab\.json|[\w.-]+\.model"
     r"|tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json"
-    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|data_config\.json"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
+    r"|data_config\.json|preprocessor_config\.json"
     r"|[0-9]+_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)",
     re.ASCII,
 )

@@ -47,7 +47,7 @@ class TorchScript(Format):
         from bertx.model.portable import archive
 
         samples = tuple(source.samples.values())
-        methods = ("forward",) if source.plain else ("forward", HIDDEN_STATES)
+        methods = ("forward", HIDDEN_STATES) if source.layers else ("forward",)
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", module=r"torch|transformers|bertx")

@@ -28,10 +28,11 @@ def run_stock(
     return named_outputs(result, loaded.pooler), tuple(result.get("hidden_states") or ())
 
 
-def named_outputs(result: Any, pooler: bool) -> dict[str, torch.Tensor]:
+def named_outputs(result: Any, pooler: bool, stack: bool = True) -> dict[str, torch.Tensor]:
     """The named tensors of a transformers output object; a pooler without weights is left out.
 
-    Hidden states are stacked where they have one shape; a family that shortens the sequence has no stack.
+    Hidden states are stacked where they have one shape; a family that shortens the sequence has no stack. Where that is
+    known (`stack` false), it is not tried: an operator that fails while a trace is made ends the process.
     """
     import torch
 
@@ -40,6 +41,7 @@ def named_outputs(result: Any, pooler: bool) -> dict[str, torch.Tensor]:
     if "start_logits" in found:
         found["logits"] = torch.stack((found["start_logits"], found["end_logits"]), dim=-1)
     # Asked of stack itself: shapes are symbols while a model is captured, and comparing them would fix their size.
-    with contextlib.suppress(RuntimeError):
-        found[HIDDEN_STATES] = torch.stack(tuple(result.get("hidden_states") or ()))
+    if stack:
+        with contextlib.suppress(RuntimeError):
+            found[HIDDEN_STATES] = torch.stack(tuple(result.get("hidden_states") or ()))
     return found

@@ -39,7 +39,7 @@ TASKS: dict[str, Task] = {
             ("Model", "ForPreTraining"),
             ("last_hidden_state", "pooler_output"),
             "last_hidden_state",
-            ("default",),
+            ("default", "image-feature-extraction"),
         ),
         Task(
             "sentence-similarity",
@@ -66,6 +66,14 @@ TASKS: dict[str, Task] = {
             ("logits",),
             "logits",
             ("ner",),
+            labelled=True,
+        ),
+        Task(
+            "image-classification",
+            "AutoModelForImageClassification",
+            ("ForImageClassification",),
+            ("logits",),
+            "logits",
             labelled=True,
         ),
         Task(

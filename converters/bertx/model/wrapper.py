@@ -16,14 +16,14 @@ from bertx.errors import InputRefused, escape
 from bertx.manifest import MODULE
 from bertx.model.layouts import LAYOUTS
 from bertx.model.modules import build_pooling, read_pooling
+from bertx.model.pictures import PIXELS, picture_samples, picture_spec, takes_pictures, tensor_only
 from bertx.model.probe import explicit_arguments, sample, tensor_arguments
 from bertx.model.stock import named_outputs
 from bertx.model.tasks import HIDDEN_STATES, Task
-from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, symbolic
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec, sizes, symbolic
 
 #: sizes of the two sample batches; all four differ, so that a dimension that follows one is told from the others
 _FIRST, _SECOND = (2, 7), (3, 11)
-_SEEN = tuple({BATCH: batch, SEQUENCE: sequence} for batch, sequence in (_FIRST, _SECOND))
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,20 @@ class Source:
 
 def input_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The inputs of a checkpoint's artifacts, from its configuration alone: segments where there is more than one."""
+    if takes_pictures(checkpoint.config.values):
+        return (PIXELS,)
     segments = checkpoint.config.values.get("type_vocab_size")
     if segments is None:
         segments = _default_segments(checkpoint.config.model_type)
     names = ("input_ids", "attention_mask")
     return (*names, "token_type_ids") if isinstance(segments, int) and segments > 1 else names
+
+
+def input_specs(checkpoint: Checkpoint) -> tuple[TensorSpec, ...]:
+    """The same with dtype and shape."""
+    if takes_pictures(checkpoint.config.values):
+        return (picture_spec(checkpoint),)
+    return tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in input_names(checkpoint))
 
 
 def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...], *, fused: bool) -> Source:
@@ -67,20 +76,57 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
     import torch
 
     loaded = loading.load(checkpoint, task, dtype=dtype, attention="sdpa" if fused else "eager")
+    specs, taps = input_specs(checkpoint), list[str]()
+    if takes_pictures(checkpoint.config.values):
+        module = tensor_only(loaded, outputs, taps)
+        batches = [{PIXELS: picture_samples(specs[0], batch)} for batch, _ in (_FIRST, _SECOND)]
+    else:
+        module, batches = _text(checkpoint, loaded, task, outputs, taps)
+    with torch.inference_mode():
+        one, two = (module.compute(**batch) for batch in batches)
+    taps += [name for name in one if name.startswith(f"{HIDDEN_STATES}.")]
+    lacking = [name for name in outputs if name not in one]
+    if lacking:
+        offered = ", ".join(name for name in one if name not in taps)
+        raise InputRefused(
+            "E_TASK_UNSUPPORTED",
+            f"{escape(checkpoint.name)} gives no {', '.join(map(escape, lacking))}",
+            f"it gives {offered}",
+        )
+    seen = [sizes(specs, {name: tuple(value.shape) for name, value in batch.items()}) for batch in batches]
+    shapes = {name: (tuple(one[name].shape), tuple(two[name].shape)) for name in outputs}
+    return Source(
+        module,
+        batches[0],
+        Signature(specs, tuple(symbolic(name, dtype, shapes[name], seen) for name in outputs)),
+        len(taps),
+        loaded.head,
+        loaded.unused,
+        task,
+        dtype,
+    )
+
+
+def _text(
+    checkpoint: Checkpoint, loaded: loading.Loaded, task: Task, outputs: tuple[str, ...], taps: list[str]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The module of a text model, and two sample batches; `taps` are filled later."""
+    import torch
+
     names = input_names(checkpoint)
+    dtype = next(loaded.model.parameters()).dtype
     pooling = build_pooling(read_pooling(checkpoint.folder)) if task.name == "sentence-similarity" else None
     if loaded.model.config.is_encoder_decoder:
         raise InputRefused(
             "E_TASK_UNSUPPORTED", f"{escape(loaded.head)} has a decoder", "bertx exports encoders; export its encoder"
         )
     explicit = explicit_arguments(loaded, names)
-    first, second = (sample(shape, names, loaded.model) for shape in (_FIRST, _SECOND))
 
     class TensorOnly(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = loaded.model
-            self.pooling = pooling.to(getattr(torch, dtype)) if pooling is not None else None
+            self.pooling = pooling.to(dtype) if pooling is not None else None
 
         def compute(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> dict[str, Any]:
             arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -106,31 +152,7 @@ def wrap(checkpoint: Checkpoint, task: Task, dtype: str, outputs: tuple[str, ...
             found = self.compute(input_ids, attention_mask, token_type_ids)
             return tuple(found[name] for name in (*outputs, *taps))
 
-    module = TensorOnly().eval()
-    with torch.inference_mode():
-        one, two = module.compute(**first), module.compute(**second)
-    taps = tuple(name for name in one if name.startswith(f"{HIDDEN_STATES}."))
-    lacking = [name for name in outputs if name not in one]
-    if lacking:
-        offered = ", ".join(name for name in one if name not in taps)
-        raise InputRefused(
-            "E_TASK_UNSUPPORTED",
-            f"{escape(checkpoint.name)} gives no {', '.join(map(escape, lacking))}",
-            f"it gives {offered}",
-        )
-    return Source(
-        module,
-        first,
-        Signature(
-            tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in names),
-            tuple(symbolic(n, dtype, (tuple(one[n].shape), tuple(two[n].shape)), _SEEN) for n in outputs),
-        ),
-        len(taps),
-        loaded.head,
-        loaded.unused,
-        task,
-        dtype,
-    )
+    return TensorOnly().eval(), [sample(shape, names, loaded.model) for shape in (_FIRST, _SECOND)]
 
 
 def _default_segments(model_type: str) -> int:

@@ -19,11 +19,13 @@ from typing import Any
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.checkpoint.weights import INDEX, read_file
-from bertx.errors import escape
+from bertx.errors import UsageError, escape
+from bertx.model.pictures import PIXELS, takes_pictures
 from bertx.model.tasks import Task
-from bertx.model.wrapper import default_outputs, input_names
+from bertx.model.wrapper import default_outputs, input_specs
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
+from bertx.parity import sampled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.given import given
@@ -34,7 +36,7 @@ from bertx.parity.text import open_tokenizer
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
 from bertx.runtimes.protocol import write_cases
-from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+from bertx.signature import SEQUENCE, Signature, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,21 @@ class Stock(Origin):
     def __init__(self, checkpoint: Checkpoint, task: Task) -> None:
         self.checkpoint = checkpoint
         self.kind, self.task = task, task.name
-        self.inputs = tuple(TensorSpec(name, "int64", (BATCH, SEQUENCE)) for name in input_names(checkpoint))
+        self.inputs = input_specs(checkpoint)
+        self.pictures = takes_pictures(checkpoint.config.values)
         self.outputs = default_outputs(checkpoint, task)
         self.weights = checkpoint.weights
 
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
+        if self.pictures:
+            return "the file fixes its batch, and cases have several" if asked.static else None
         length, most = dict(asked.static).get(SEQUENCE, 1), self._facts(sys.maxsize).longest
         return f"the file takes {length} tokens and no other number, the model {most}" if length > most else None
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
         static = dict(asked.static)
+        if self.pictures:
+            return self._pictures(options)
         if isinstance(options.cases, Path):
             made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE, sys.maxsize)))
         else:
@@ -125,6 +132,16 @@ class Stock(Origin):
             else:
                 made = probes.build(options.cases, asked.inputs, known, options.seed)
         return probes.fitted(made, static, self._facts(sys.maxsize).padding) if static else made
+
+    def _pictures(self, options: VerifyOptions) -> tuple[Case, ...]:
+        if isinstance(options.cases, Path) or options.texts:
+            raise UsageError("E_USAGE", "an image model has cases of its own", "leave out --text and the file of cases")
+        import numpy as np
+
+        shape = [2 if isinstance(size, str) else size for size in self.inputs[0].shape]
+        # Processors normalise pictures, so that they are noise of about unit size.
+        sample = {PIXELS: np.random.default_rng(options.seed).standard_normal(shape, dtype=np.float32)}
+        return sampled.build(options.cases, sampled.Known(self.inputs, sample), lambda inputs: True, options.seed)
 
     def _facts(self, most: int) -> probes.Facts:
         return probes.facts(self.checkpoint.config.values, (), (), most)

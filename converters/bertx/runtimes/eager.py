@@ -52,7 +52,10 @@ class EagerProgram(Program):
         from bertx.model.stock import run_stock
         from bertx.model.tasks import HIDDEN_STATES
 
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+        # A picture is as precise as the model; ids stay what they are.
+        own = next(p.dtype for p in self.loaded.model.parameters() if p.is_floating_point())
+        given = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+        tensors = {name: value.to(own) if value.is_floating_point() else value for name, value in given.items()}
         outputs, states = run_stock(self.loaded, tensors)
         outputs.pop(HIDDEN_STATES, None)
         if self.embed is not None:
