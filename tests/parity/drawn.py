@@ -5,12 +5,18 @@ It stands for an artifact where what is tested is the judge, and costs nothing: 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from bertx.parity.golden import CASES, EXPECTED
+from bertx.runtimes.protocol import write_cases, write_outputs
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
 
 WORDS, WIDTH = 30, 8
 RNG = np.random.default_rng(5)
@@ -36,48 +42,76 @@ def draw(
     inputs: Mapping[str, str] | None = None,
     outputs: Mapping[str, str] | None = None,
     shape: Sequence[str | int] = ("batch", "sequence"),
-    kind: int = TensorProto.INT64,
+    kinds: Mapping[str, int] | None = None,
     nudge: float = 0.0,
 ) -> Path:
-    """Writes the model: `inputs` and `outputs` say how the file calls ours, in its order; `nudge` makes it wrong."""
+    """Writes the model: `inputs` and `outputs` say how the file calls ours, in its order; `kinds` are types other than
+    int64 by our name; "extra" is an output of no meaning; `nudge` makes the model wrong."""
     names = inputs or {name: name for name in ("input_ids", "attention_mask", "token_type_ids")}
     called = outputs or {name: name for name in ("last_hidden_state", "pooler_output")}
     matrix = MATRIX.copy()
     matrix[2, 3] += nudge
     nodes = [
-        helper.make_node("Cast", [names["input_ids"]], ["ids"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "ids"], ["words"]),
-        helper.make_node("Cast", [names["attention_mask"]], ["flat"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["flat", "last"], ["mask"]),
+        helper.make_node("Cast", [names["input_ids"]], ["_ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["_table", "_ids"], ["_words"]),
+        helper.make_node("Cast", [names["attention_mask"]], ["_flat"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["_flat", "_last"], ["_mask"]),
     ]
-    states = "words"
+    states = "_words"
     if "token_type_ids" in names:
         nodes += [
-            helper.make_node("Cast", [names["token_type_ids"]], ["kinds"], to=TensorProto.INT64),
-            helper.make_node("Gather", ["segments", "kinds"], ["parts"]),
-            helper.make_node("Add", ["words", "parts"], ["both"]),
+            helper.make_node("Cast", [names["token_type_ids"]], ["_kinds"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["_segments", "_kinds"], ["_parts"]),
+            helper.make_node("Add", ["_words", "_parts"], ["_both"]),
         ]
-        states = "both"
+        states = "_both"
     state, pooled = (called.get(name, f"inner_{name}") for name in ("last_hidden_state", "pooler_output"))
     nodes += [
-        helper.make_node("MatMul", [states, "matrix"], ["product"]),
-        helper.make_node("Tanh", ["product"], [state]),
-        helper.make_node("Mul", [state, "mask"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "one"], ["sum"], keepdims=0),
-        helper.make_node("ReduceSum", ["mask", "one"], ["count"], keepdims=0),
-        helper.make_node("Div", ["sum", "count"], [pooled]),
+        helper.make_node("MatMul", [states, "_matrix"], ["_product"]),
+        helper.make_node("Tanh", ["_product"], [state]),
+        helper.make_node("Mul", [state, "_mask"], ["_kept"]),
+        helper.make_node("ReduceSum", ["_kept", "_one"], ["_sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["_mask", "_one"], ["_count"], keepdims=0),
+        helper.make_node("Div", ["_sum", "_count"], [pooled]),
     ]
-    shapes = {"last_hidden_state": [*shape, WIDTH], "pooler_output": [shape[0], WIDTH]}
+    if "extra" in called:
+        nodes.append(helper.make_node("Neg", [state], [called["extra"]]))
+    shapes = {"extra": [*shape, WIDTH], "last_hidden_state": [*shape, WIDTH], "pooler_output": [shape[0], WIDTH]}
     held = {"table": TABLE, "segments": SEGMENTS, "matrix": matrix, "last": np.array([2]), "one": np.array([1])}
     graph = helper.make_graph(
         nodes,
         "drawn",
-        [helper.make_tensor_value_info(name, kind, list(shape)) for name in names.values()],
+        [
+            helper.make_tensor_value_info(theirs, (kinds or {}).get(ours, TensorProto.INT64), list(shape))
+            for ours, theirs in names.items()
+        ],
         [helper.make_tensor_value_info(theirs, TensorProto.FLOAT, shapes[ours]) for ours, theirs in called.items()],
-        [numpy_helper.from_array(array, name) for name, array in held.items()],
+        [numpy_helper.from_array(array, f"_{name}") for name, array in held.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
+
+
+def record(folder: Path, **metadata: Any) -> Path:
+    """A recording of the drawn model; `metadata` replaces what the answers' file says of itself."""
+    folder.mkdir(exist_ok=True)
+    cases = batches()
+    axes = (BATCH, SEQUENCE)
+    inputs = tuple(TensorSpec(name, "int64", axes) for name in cases["whole"])
+    state, pooled = TensorSpec("last_hidden_state", "float32", (*axes, WIDTH)), (BATCH, WIDTH)
+    signature = Signature(inputs, (state, TensorSpec("pooler_output", "float32", pooled)))
+    write_cases(folder / CASES, cases, signature, "feature-extraction", "float32")
+    answers = {f"{c}/{n}": a.astype(np.float32) for c, given in cases.items() for n, a in answer(given).items()}
+    errors: dict[str, list[np.ndarray]] = {"last_hidden_state": [], "pooler_output": []}
+    for given in cases.values():
+        rounded, exact = answer(given, np.float32), answer(given)
+        for name, found in errors.items():
+            found.append((rounded[name] - exact[name]).ravel())
+    flat = {name: np.concatenate(found) for name, found in errors.items()}
+    noise = {n: {"rms": float(np.sqrt(np.mean(e**2))), "max": float(abs(e).max())} for n, e in flat.items()}
+    held = {"noise": noise, **metadata}
+    write_outputs(folder / EXPECTED, answers, {key: json.dumps(value) for key, value in held.items()})
+    return folder
 
 
 def batches() -> dict[str, dict[str, np.ndarray]]:

@@ -18,34 +18,10 @@ from bertx.parity.golden import CASES, EXPECTED
 from bertx.parity.options import VerifyOptions
 from bertx.parity.report import Report
 from bertx.parity.verify import bench_of
-from bertx.runtimes.protocol import write_cases, write_outputs
-from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
-from parity.drawn import WIDTH, answer, batches, draw
+from parity.drawn import batches, draw, record
 from program import Ran
 
 ON_CPU = VerifyOptions(device="cpu")
-
-
-def record(folder: Path, **metadata: Any) -> Path:
-    """A recording of the drawn model; `metadata` replaces what the answers' file says of itself."""
-    folder.mkdir(exist_ok=True)
-    cases = batches()
-    axes = (BATCH, SEQUENCE)
-    inputs = tuple(TensorSpec(name, "int64", axes) for name in cases["whole"])
-    state, pooled = TensorSpec("last_hidden_state", "float32", (*axes, WIDTH)), (BATCH, WIDTH)
-    signature = Signature(inputs, (state, TensorSpec("pooler_output", "float32", pooled)))
-    write_cases(folder / CASES, cases, signature, "feature-extraction", "float32")
-    answers = {f"{c}/{n}": a.astype(np.float32) for c, given in cases.items() for n, a in answer(given).items()}
-    errors: dict[str, list[np.ndarray]] = {"last_hidden_state": [], "pooler_output": []}
-    for given in cases.values():
-        rounded, exact = answer(given, np.float32), answer(given)
-        for name, found in errors.items():
-            found.append((rounded[name] - exact[name]).ravel())
-    flat = {name: np.concatenate(found) for name, found in errors.items()}
-    noise = {n: {"rms": float(np.sqrt(np.mean(e**2))), "max": float(abs(e).max())} for n, e in flat.items()}
-    held = {"noise": noise, **metadata}
-    write_outputs(folder / EXPECTED, answers, {key: json.dumps(value) for key, value in held.items()})
-    return folder
 
 
 @pytest.fixture(scope="module")

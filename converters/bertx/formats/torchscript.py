@@ -7,6 +7,7 @@ which a difference is located. The signature lies inside the file as an extra fi
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
 from dataclasses import replace
@@ -19,11 +20,13 @@ from bertx.errors import InputRefused, escape
 from bertx.formats import Contents, ExportOptions, Format, Written, artifact_name
 from bertx.model.tasks import HIDDEN_STATES, Task
 from bertx.model.wrapper import Source, wrap
-from bertx.signature import Signature
+from bertx.signature import Signature, TensorSpec
 
 #: the extra file inside a TorchScript archive that holds what bertx wrote about it
 EXTRA = "bertx.json"
 _MOST_EXTRA = 1 << 20
+#: bytes in which a pickle names its first class
+_MOST_NAME = 4096
 
 
 class TorchScript(Format):
@@ -78,10 +81,52 @@ class TorchScript(Format):
     def contents(self, path: Path) -> Contents:
         about = _extra(path)
         if about is None:
-            return Contents(None, None, None, {})
+            taken = arguments(path)
+            # Neither dtypes nor shapes stand in the code, nor what comes out by which name.
+            inputs = tuple(TensorSpec(name, "unknown", ()) for name in taken or ())
+            return Contents(None, Signature(inputs, ()) if taken else None, None, {})
         return Contents(
             about.get("dtype"), Signature.from_json(about), about.get("task"), {"bertx": about.get("bertx")}
         )
+
+
+def arguments(path: Path) -> tuple[str, ...] | None:
+    """The tensors that a file's forward takes, read off the archive's code as text; None where it does not tell.
+
+    The first class that data.pkl names is the module's own, and its code lies under that name
+    (torch/csrc/jit/serialization). Nothing is unpickled.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = next(
+                m for m in archive.infolist() if m.filename.count("/") == 1 and m.filename.endswith("/data.pkl")
+            )
+            with archive.open(data) as stream:
+                first = re.match(rb"\x80.c([\w.]+)\n(\w+)\n", stream.read(_MOST_NAME), re.DOTALL)
+            if first is None:
+                return None
+            folder, module, name = data.filename.partition("/")[0], first[1].decode(), first[2].decode()
+            code = archive.getinfo(f"{folder}/code/{module.replace('.', '/')}.py")
+            if code.file_size > _MOST_EXTRA:
+                return None
+            text = archive.read(code).decode("utf-8", "replace")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        StopIteration,
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ):
+        return None
+    body = text.partition(f"class {name}(Module):")[2].partition("\nclass ")[0]
+    found = re.search(r"def forward\(self[^,()]*,([^()]*)\)", body)
+    parts = [part.partition(":") for part in found[1].split(",")] if found else []
+    if not parts or any(kind.strip() != "Tensor" for _, _, kind in parts):
+        return None
+    return tuple(argument.strip() for argument, _, _ in parts)
 
 
 def _extra(path: Path) -> dict[str, Any] | None:

@@ -48,10 +48,8 @@ class Binding:
             return tuple(known.values())
         stated = {spec.name: spec.dtype for spec in theirs.inputs}
         text = next(iter(known.values()))
-        return tuple(
-            replace(known.get(name, text), name=name, dtype=stated[own] if stated[own] in DTYPES else text.dtype)
-            for own, name in self.names.items()
-        )
+        fed = {own: replace(known.get(name, text), name=name) for own, name in self.names.items()}
+        return tuple(replace(s, dtype=stated[own]) if stated[own] in DTYPES else s for own, s in fed.items())
 
 
 def bind(theirs: Signature | None, ours: Sequence[TensorSpec]) -> Binding:

@@ -185,8 +185,8 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     """`result` with its verdict and evidence, from what a runner computed on the bench's cases."""
     specs = bench.specs
     made = _unstacked(_asked(made, bench.cases))
-    if not subject.outputs and not set(made.dtypes) & set(specs):
-        names = match(made, bench.reference.exact, bench.outputs)
+    if not subject.outputs:
+        names = match(made, bench.reference.exact, bench.outputs, [n for n in specs if not n.startswith(TAP)])
         made = renamed(made, names)
         result = replace(result, matched=names)
     states = sorted((name for name in specs if name.startswith(TAP)), key=_index)

@@ -1,12 +1,13 @@
 """Outputs of somebody else's file under other names: which of the reference's outputs each of them is.
 
 By name where one is known; else, for each output of the task, the one of equal shape in every case that is nearest.
-What is left over is an extra output, which is fine.
+Beside outputs of known names, only one that equals it within a hundredth is meant. What is left over is an extra
+output, which is fine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertx.runtimes.protocol import Tensors
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
 
 
-def match(made: Tensors, exact: Tensors, wanted: Sequence[str]) -> dict[str, str]:
-    """{the reference's name: the file's}, for those of `wanted` that some output of the file can be."""
-    theirs = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs)
+def match(made: Tensors, exact: Tensors, wanted: Sequence[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """{the reference's name: the file's}, for those of `wanted` that some output of the file can be.
+
+    `known` are the reference's names: what goes by one of them is taken at its word.
+    """
+    named = set(known) & {name for outputs in made.arrays.values() for name in outputs}
+    theirs = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs if name not in named)
     found: dict[str, str] = {}
-    for ours in wanted:
+    for ours in (name for name in wanted if name not in named):
         distances = {
             name: _distance(made.arrays, name, exact.arrays, ours) for name in theirs if name not in found.values()
         }
-        near = {name: value for name, value in distances.items() if value is not None}
+        most = _size(exact.arrays, ours) / 100 if named else float("inf")
+        near = {name: value for name, value in distances.items() if value is not None and value <= most}
         if near:
             found[ours] = min(near, key=lambda name: near[name])
     return found
@@ -36,6 +42,14 @@ def renamed(made: Tensors, names: Mapping[str, str]) -> Tensors:
     ours = {theirs: name for name, theirs in names.items()}
     arrays = {case: {ours.get(n, n): array for n, array in outputs.items()} for case, outputs in made.arrays.items()}
     return Tensors(arrays, {ours.get(n, n): dtype for n, dtype in made.dtypes.items()}, made.metadata)
+
+
+def _size(exact: Arrays, ours: str) -> float:
+    """The mean absolute value over all cases."""
+    import numpy as np
+
+    held = [outputs[ours] for outputs in exact.values() if ours in outputs]
+    return float(sum(np.nanmean(np.abs(array)) for array in held))
 
 
 def _distance(made: Arrays, theirs: str, exact: Arrays, ours: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,10 @@ class TorchScript(Runtime):
 
 
 class TorchScriptProgram(Program):
-    """forward(*inputs) -> one Tensor; hidden_states(*inputs), where the file has it, gives all layer boundaries."""
+    """forward(*inputs) -> one Tensor; hidden_states(*inputs), where the file has it, gives all layer boundaries.
+
+    A file from elsewhere, whose outputs nothing names, may give a tuple or a dict.
+    """
 
     runtime = "torchscript"
 
@@ -37,7 +40,7 @@ class TorchScriptProgram(Program):
         self.inputs = {spec["name"]: getattr(torch, spec["dtype"]) for spec in signature["inputs"]}
         # Asked of the compiled module: a plain one may have an attribute or a part of this name.
         self.tapped = "hidden_states" in self.module._c._method_names()
-        self.output = signature["outputs"][0]["name"] if signature["outputs"] else "output"
+        self.output = signature["outputs"][0]["name"] if signature["outputs"] else None
         self.provider = "unknown"
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
@@ -47,16 +50,34 @@ class TorchScriptProgram(Program):
         with torch.inference_mode():
             result = self.module(*tensors)
             states = self.module.hidden_states(*tensors) if self.tapped else ()
-        if not isinstance(result, torch.Tensor):
+        if self.output is None:  # somebody else's file: whatever it gives, under names of its own
+            outputs = dict(_tensors(result, ""))
+        elif isinstance(result, torch.Tensor):
+            outputs = {self.output: result}
+        else:
             raise TypeError(f"forward gave a {type(result).__name__}, not one Tensor")
-        self.provider = str(result.device)
-        return {self.output: result.cpu()} | {f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)}
+        self.provider = str(next(iter(outputs.values())).device) if outputs else "unknown"
+        return {n: v.cpu() for n, v in outputs.items()} | {f"hidden_states.{k}": s.cpu() for k, s in enumerate(states)}
 
     def facts(self) -> Mapping[str, str]:
         import torch
 
         found = next((str(p.dtype).removeprefix("torch.") for p in self.module.parameters()), "unknown")
         return {"version": torch.__version__, "provider": "torch", "device": self.provider, "dtype": found}
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of a tensor, or of a dict or tuple of them: keys, or places as output_0, output_1, …"""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name or "output", value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, tuple | list):
+        for k, part in enumerate(value):
+            yield from _tensors(part, f"{name}.{k}" if name else f"output_{k}")
 
 
 RUNTIME = TorchScript()
