@@ -18,20 +18,12 @@ WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "blue", "##ish"]
 class Vocabulary:
     """A tokenizer of whole words."""
 
-    fast: bool = True
     special: tuple[int, ...] = (0, 1, 2, 3)
     mask: int | None = 3
     longest: int | None = None
 
-    @property
-    def backend(self) -> Vocabulary:
-        return self
-
-    def id_to_token(self, number: int) -> str | None:
-        return WORDS[number] if number < len(WORDS) else None
-
     def tokens(self, ids: list[int]) -> list[str]:
-        return [str(self.id_to_token(number)) for number in ids]
+        return [WORDS[number] if number < len(WORDS) else f"(id {number})" for number in ids]
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(WORDS[number] for number in ids if number < len(WORDS) and number not in self.special)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import numpy as np
 
-    from bertx.parity.text import Tokenizer
+    from bertx.tokenizer import Tokenizer
 
     Array = np.ndarray[Any, Any]
 
@@ -59,12 +59,11 @@ class Question:
 
     def token(self, number: int) -> str:
         """A token as the vocabulary has it; many models count further than their vocabulary goes."""
-        unnamed = self.tokenizer.fast and self.tokenizer.backend.id_to_token(number) is None
-        return f"(id {number})" if unnamed else self.tokenizer.tokens([number])[0]
+        return self.tokenizer.tokens([number])[0]
 
     def word(self, number: int) -> str:
         """A token as a person reads it."""
-        return str(self.tokenizer.backend.decode([number])).strip() or self.token(number)
+        return self.tokenizer.decode([number]).strip() or self.token(number)
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def span(outputs: Mapping[str, Array], question: Question) -> Span:
     chances = np.triu(start[:, None] * end[None, :])
     chances -= np.triu(chances, LONGEST_ANSWER)
     first, last = (int(place) for place in np.unravel_index(int(chances.argmax()), chances.shape))
-    answer = str(question.tokenizer.backend.decode(list(row.ids[first : last + 1]))).strip()
+    answer = question.tokenizer.decode(row.ids[first : last + 1]).strip()
     return Span(answer, float(chances[first, last]), first, last)
 
 

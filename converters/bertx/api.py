@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Generic, TypeVar
 
 import bertx
 import bertx.bundle as bundle
-import bertx.manifest as manifests
 from bertx import exchange
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
-from bertx.checkpoint.config import dumps
 from bertx.checkpoint.tensors import parameters
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Format, Written, format_named
-from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.manifest import ArtifactEntry, Manifest
 from bertx.model.completeness import is_complete
 from bertx.model.head import HeadOptions, check_head, headed
 from bertx.model.tasks import Task, resolve_task, task_named
@@ -34,10 +30,11 @@ from bertx.parity.recording import Recording, holds_recording
 from bertx.parity.report import Report, Result
 from bertx.parity.verify import check_options, trusted, verify_subjects
 from bertx.runtimes import process, runtime_named, trust
+from bertx.staging import Background, begin, default_output, refuse_overlap
+from bertx.tokenizer.writer import Made
 
-__all__ = ["Export", "Verification", "export", "fetch", "verify"]
+__all__ = ["Export", "TokenizerExport", "Verification", "export", "fetch", "tokenizer", "verify"]
 
-T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
@@ -56,18 +53,20 @@ class Export:
 
 
 @dataclass(frozen=True)
+class TokenizerExport:
+    """A published bundle, and what was made of the checkpoint's tokenizer in it."""
+
+    folder: Path
+    manifest: Manifest
+    made: Made
+
+
+@dataclass(frozen=True)
 class Verification:
     """A report, and the names of files whose bytes are not those that the manifest lists."""
 
     report: Report
     changed: tuple[str, ...]
-
-
-def default_output(checkpoint: Checkpoint) -> Path:
-    """./<model name>; ./<folder name>-bertx for a local folder; a bundle itself."""
-    if checkpoint.home is not None:
-        return checkpoint.home
-    return Path(checkpoint.name if checkpoint.commit else f"{checkpoint.folder.name}-bertx")
 
 
 def check(source: str, output: str | Path | None, task: str | None, verify: VerifyOptions | None) -> None:
@@ -103,20 +102,15 @@ def export(
     leaves = [(format_named(name), chosen_options) for name, chosen_options in wanted]
     chosen = resolve_task(task, source.config.architectures, source.folder)
     folder = Path(output) if output is not None else default_output(source)
-    _refuse_overlap(source, folder)
+    refuse_overlap(source, folder)
     if verify is not None:
         check_options(verify)
     heads = [each.head for _, each in leaves if each.head is not None]
     _check_head(heads, leaves, chosen, output)
-    origin = _Background(lambda: _origin(source, folder))
-    before = manifests.read(folder) if bundle.is_bundle(folder) else None
-    replaced = before is not None and _differs(before, origin.result(), chosen, force)
-    with bundle.stage(folder, replace=replaced) as staged, _with_head(source, chosen, heads, verify) as model:
-        if staged.old is not None and staged.old != before:
-            # Another writer was there, or a killed one was finished.
-            _differs(staged.old, origin.result(), chosen, False)
-        _companions(model, staged)
-        kept = staged.old.artifacts if staged.old is not None and not replaced else ()
+    limits, remembered = (verify or VerifyOptions()).limits(), cache or (verify or VerifyOptions()).cache
+    with begin(source, chosen, folder, force) as begun, _with_head(source, chosen, heads, verify) as model:
+        staged, tokens = begun.staged, Background(lambda: begun.make_tokens(limits, remembered))
+        begun.bring(model)
         removed: set[str] = set()
         entries: list[ArtifactEntry] = []
         for leaf, each in leaves:
@@ -131,15 +125,49 @@ def export(
             for name, digest in written.digests.items():
                 staged.vouch((PurePosixPath(path).parent / name).as_posix(), digest)
             entries.append(_entry(path, leaf.name, chosen, written))
+        made = tokens.result()
+        for change in begun.stage_tokens(made):
+            progress(change)
         report = _judge(entries, staged.folder, model, chosen, verify, progress, staged)
-        kept = tuple(entry for entry in kept if entry.path not in removed)
-        manifest = Manifest(bertx.__version__, origin.result(), chosen.name, chosen.auto_class, kept, {})
+        kept = tuple(entry for entry in begun.kept if entry.path not in removed)
+        manifest = Manifest(bertx.__version__, begun.origin.result(), chosen.name, chosen.auto_class, kept, {})
         for entry in entries:
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
         published = staged.publish(manifest)
-    remember(published, entries, cache or (verify or VerifyOptions()).cache)
+    remember(published, entries, remembered)
     return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
+
+
+def tokenizer(
+    checkpoint: Checkpoint | str,
+    output: str | Path | None = None,
+    *,
+    task: str | None = None,
+    dictionary: str | None = None,
+    force: bool = False,
+    limits: process.Limits | None = None,
+    cache: Path | None = None,
+) -> TokenizerExport:
+    """Writes a checkpoint's tokenizer into a bundle: tokenizer.json, golden tokens and what older readers need.
+
+    `dictionary` is the MeCab dictionary of a Japanese tokenizer whose files name none; later exporters into the same
+    bundle keep to it. Raises InputRefused(E_TOKENIZER) where there is no tokenizer, or none that can be written so.
+    """
+    source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    chosen = resolve_task(task, source.config.architectures, source.folder)
+    folder = Path(output) if output is not None else default_output(source)
+    refuse_overlap(source, folder)
+    with begin(source, chosen, folder, force, dictionary) as begun:
+        made = begun.make_tokens(limits or process.Limits(), cache)
+        if made is None:
+            what = f"{escape(source.source)} has no tokenizer"
+            raise InputRefused("E_TOKENIZER", what, "put tokenizer.json or its vocabulary beside config.json")
+        begun.bring(source)
+        begun.stage_tokens(made)
+        origin, kept = begun.origin.result(), begun.kept
+        published = begun.staged.publish(Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, kept, {}))
+    return TokenizerExport(folder.resolve(), published, made)
 
 
 def verify(
@@ -203,39 +231,6 @@ def _fitting(recording: Recording, task: str | None, options: VerifyOptions) -> 
     return recording
 
 
-class _Background(Generic[T]):
-    """Work that is done beside what follows; `result` waits for it and raises what it raised."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._done: list[T] = []
-        self._error: BaseException | None = None
-        # A daemon: an interrupt does not wait for it.
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._done.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
-            self._error = error
-
-    def result(self) -> T:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._done[0]
-
-
-def _refuse_overlap(source: Checkpoint, output: Path) -> None:
-    folder = output.expanduser().resolve()
-    if folder == source.home:
-        return
-    if folder == source.folder or folder in source.folder.parents or source.folder in folder.parents:
-        raise UsageError(
-            "E_OUTPUT", f"the output {escape(output)} and the source overlap", "name another folder with -o"
-        )
-
-
 def _check_head(
     heads: Sequence[HeadOptions], leaves: Sequence[tuple[Format, ExportOptions]], task: Task, output: str | Path | None
 ) -> None:
@@ -258,43 +253,6 @@ def _with_head(
         numbers = (str(heads[0].labels), str(heads[0].seed))
         _strictly("bertx.model.head", (str(source.folder), task.name, *numbers, folder), options)
         yield headed(source, Path(folder), heads[0])
-
-
-def _origin(source: Checkpoint, folder: Path) -> Source:
-    """What the manifest records of the source: every file that was used, by hash."""
-    if source.initialised and source.home == folder.expanduser().resolve():  # the bundle became its own checkpoint
-        return manifests.read(source.home).source
-    paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
-    files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
-    local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
-    return Source(source.source, source.commit, local, files)
-
-
-def _differs(old: Manifest, origin: Source, task: Task, force: bool) -> bool:
-    """Whether a bundle is of another commit or task: it is replaced with --force, else InputRefused is raised."""
-    same_source = old.source.commit == origin.commit and (origin.commit is not None or _same_files(old.source, origin))
-    if same_source and (old.task, old.head) == (task.name, task.auto_class):
-        return False
-    if not force:
-        state = "" if same_source else " at another state"
-        holds = f"the output holds {escape(old.source.checkpoint)}{state} for {old.task}"
-        raise InputRefused("E_BUNDLE_MISMATCH", holds, "name another -o, or replace it with --force")
-    return True
-
-
-def _same_files(old: Source, new: Source) -> bool:
-    """Whether two local sources are the same; a bundle that stands for itself is compared by what both know."""
-    shared = set(old.files) & set(new.files)
-    return "config.json" in shared and all(old.files[name] == new.files[name] for name in shared)
-
-
-def _companions(source: Checkpoint, staged: bundle.Stage) -> None:
-    for name in source.companions():
-        data = (source.folder / name).read_bytes()
-        if name == "config.json" and source.config.changed:
-            data = dumps(source.config).encode()
-        with bundle.disk_errors():
-            staged.path(name).write_bytes(data)
 
 
 def _entry(path: str, name: str, task: Task, written: Written) -> ArtifactEntry:

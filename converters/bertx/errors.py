@@ -45,6 +45,7 @@ CODES: dict[str, str] = {
     "E_DEVICE": "the device asked for is not here, or was not used",
     "E_RUNTIME": "a runtime asked for by name is not ready",
     "E_BUILD": "a native runtime could not be built",
+    "E_DICTIONARY": "the MeCab dictionary of a Japanese tokenizer is missing, or is another one",
     "E_LOCKED": "another process is writing this bundle, or downloading this checkpoint",
     "E_DISK": "the disk is full, or a folder cannot be written",
     "E_STDOUT": "standard output was closed",

@@ -24,10 +24,10 @@ from bertx.manifest import ArtifactEntry
 from bertx.model.wrapper import input_names
 from bertx.parity import target as targets
 from bertx.parity.cases import LONGEST, facts
-from bertx.parity.text import Tokenizer, open_tokenizer
 from bertx.runtimes import Job, Runtime, device, process, registry, runtime_named, trust
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
+from bertx.tokenizer import Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,6 +26,7 @@ COMMANDS = {
     "to-safetensors": ("to_safetensors", "weights to model.safetensors, unchanged"),
     "trace": ("trace", "TorchScript, one Tensor out"),
     "to-onnx": ("to_onnx", "ONNX with dynamic batch and sequence"),
+    "tokenizer": ("tokenizer", "tokenizer.json for any language, golden tokens beside it"),
     "verify": ("verify", "compare every artifact with eager PyTorch"),
     "run": ("run", "the pre-release parity job, from a recipe"),
     "try": ("try_", "what an artifact answers to texts"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import InputRefused, UsageError, escape
+from bertx.model.positions import positions
 from bertx.signature import BATCH, SEQUENCE
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ SETS = ("quick", "full")
 
 #: the longest sequence that a case has, whatever the model allows: attention's memory grows with its square
 LONGEST = 2048
-
-#: families whose positions start behind the padding id, so that the last padding_idx + 1 of them are never reached
-_OFFSET_POSITIONS = frozenset(
-    {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl", "data2vec-text", "ibert", "luke",
-     "roberta-prelayernorm", "xmod", "mra", "markuplm", "layoutlmv3", "lilt", "esm"}
-)  # fmt: skip
 
 #: real text in several scripts, for the checkpoint's own tokenizer
 TEXTS = (
@@ -90,14 +85,10 @@ def facts(
         raise InputRefused("E_CONFIG", "config.json states no vocab_size", "bertx needs it to make test cases")
     padding = values.get("pad_token_id")
     padding = padding if isinstance(padding, int) and 0 <= padding < vocabulary else 0
-    positions = values.get("max_position_embeddings", values.get("n_positions", 512))
-    longest = int(positions) - (padding + 1 if values.get("model_type") in _OFFSET_POSITIONS else 0)
+    longest = positions(values, unstated=512) or 0
     if longest < 1:
-        raise InputRefused(
-            "E_CONFIG",
-            f"max_position_embeddings {escape(positions)} leaves no position",
-            "correct config.json",
-        )
+        stated = escape(values.get("max_position_embeddings", values.get("n_positions")))
+        raise InputRefused("E_CONFIG", f"max_position_embeddings {stated} leaves no position", "correct config.json")
     segments = values.get("type_vocab_size", 2)
     inside = tuple(i for i in special if 0 <= i < vocabulary)
     encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)

@@ -32,11 +32,12 @@ from bertx.parity.given import given
 from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
-from bertx.parity.text import open_tokenizer
+from bertx.parity.tokens import compare_tokens, text_folder
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import SEQUENCE, Signature, TensorSpec
+from bertx.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Origin(ABC):
         """What can be compared without running the artifact, as rows of the report."""
         return ()
 
+    def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
+        """The row of the tokenizer in the folder of some artifacts, None where there is nothing to compare."""
+        return None
+
     def signature(self, cases: Sequence[Case]) -> Signature:
         """The signature of the cases; its outputs are empty where the reference's answers tell them."""
         return Signature(tuple(spec for spec in self.inputs if spec.name in cases[0].inputs), ())
@@ -99,7 +104,7 @@ class Origin(ABC):
 
 
 class Stock(Origin):
-    """A checkpoint: the stock model of a task, run by eager PyTorch."""
+    """A checkpoint: the stock model of a task, run by eager PyTorch. `texts` is whose tokenizer encodes cases."""
 
     def __init__(self, checkpoint: Checkpoint, task: Task) -> None:
         self.checkpoint = checkpoint
@@ -108,6 +113,7 @@ class Stock(Origin):
         self.pictures = takes_pictures(checkpoint.config.values)
         self.outputs = default_outputs(checkpoint, task)
         self.weights = checkpoint.weights
+        self.texts = checkpoint.folder
 
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
         if self.pictures:
@@ -122,7 +128,7 @@ class Stock(Origin):
         if isinstance(options.cases, Path):
             made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE, sys.maxsize)))
         else:
-            tokenizer = open_tokenizer(self.checkpoint.folder)
+            tokenizer = open_tokenizer(self.texts)
             encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
             special = tokenizer.special if tokenizer else ()
             known = probes.facts(self.checkpoint.config.values, encoded, special)
@@ -183,9 +189,13 @@ class Stock(Origin):
         )
         return tuple(row for row in rows if row is not None)
 
+    def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
+        return compare_tokens(home, self.checkpoint, options.texts, limits, options.cache)
+
     @contextmanager
     def whole(self, subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
         """Weights that lie alone get the checkpoint's configuration beside them, in a temporary folder."""
+        self.texts = text_folder([subject.home for subject in subjects], self.checkpoint)
         with tempfile.TemporaryDirectory(prefix="bertx-") as temporary:
             yield [self._whole(subject, Path(temporary) / str(k)) for k, subject in enumerate(subjects)]
 

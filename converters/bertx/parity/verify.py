@@ -74,12 +74,16 @@ def verify_subjects(
         questions = {asked: origin.cases(asked, options) for asked in dict.fromkeys(job.asked for job in jobs)}
         workers = _workers(origin)
         progress(f"the reference and {len(jobs)} runners, at most {workers} at a time")
-        with _stoppable(options.limits(), workers) as (pool, limits):
+        with stoppable(options.limits(), workers) as (pool, limits):
             answers = {
                 asked: pool.submit(origin.reference, asked, cases, where, limits, options.cache)
                 for asked, cases in questions.items()
             }
             runs = {job: pool.submit(_run, job, questions[job.asked], origin, where, limits) for job in jobs}
+            tokens = {
+                home: pool.submit(origin.tokens, home, options, limits)
+                for home in dict.fromkeys(job.subject.home for job in jobs)
+            }
             beside = {
                 subject: pool.submit(origin.beside, subject, options.limit)
                 for subject in dict.fromkeys(job.subject for job in jobs)
@@ -93,7 +97,8 @@ def verify_subjects(
                 if isinstance(each, _Job):
                     ran = runs[each].result()
                     progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
-                    rows = beside[each.subject].result()
+                    ids = tokens[each.subject.home].result()
+                    rows = (*beside[each.subject].result(), *([ids] if ids else []))
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
@@ -156,7 +161,7 @@ def _workers(origin: Origin) -> int:
 
 
 @contextmanager
-def _stoppable(limits: process.Limits, workers: int) -> Iterator[tuple[ThreadPoolExecutor, process.Limits]]:
+def stoppable(limits: process.Limits, workers: int) -> Iterator[tuple[ThreadPoolExecutor, process.Limits]]:
     """A pool whose runners are ended when the block is left by an exception, an interrupt included."""
     stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:

@@ -1,0 +1,137 @@
+"""How every writer of a bundle begins: where it goes, what is there, and what it brings from the checkpoint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import bertx.bundle as bundle
+import bertx.manifest as manifests
+from bertx.checkpoint import Checkpoint
+from bertx.checkpoint.config import dumps
+from bertx.errors import InputRefused, UsageError, escape
+from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.model.tasks import Task
+from bertx.runtimes.process import Limits
+from bertx.tokenizer import writer as tokenizers
+from bertx.tokenizer.mecab import asked_dictionary
+
+T = TypeVar("T")
+
+
+def default_output(checkpoint: Checkpoint) -> Path:
+    """./<model name>; ./<folder name>-bertx for a local folder; a bundle itself."""
+    if checkpoint.home is not None:
+        return checkpoint.home
+    return Path(checkpoint.name if checkpoint.commit else f"{checkpoint.folder.name}-bertx")
+
+
+class Background(Generic[T]):
+    """Work that is done beside what follows; `result` waits for it and raises what it raised."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._done: list[T] = []
+        self._error: BaseException | None = None
+        # A daemon: an interrupt does not wait for it.
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._done.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
+            self._error = error
+
+    def result(self) -> T:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._done[0]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A bundle that is being written: its source, the artifacts that it has, and what its tokenizer is to be."""
+
+    staged: bundle.Stage
+    origin: Background[Source]
+    kept: tuple[ArtifactEntry, ...]
+    tokens: tokenizers.Plan | None
+
+    def bring(self, checkpoint: Checkpoint) -> None:
+        """Stages what a bundle takes over from its checkpoint beside the weights."""
+        for name in checkpoint.companions():
+            data = (checkpoint.folder / name).read_bytes()
+            if name == "config.json" and checkpoint.config.changed:
+                data = dumps(checkpoint.config).encode()
+            with bundle.disk_errors():
+                self.staged.path(name).write_bytes(data)
+
+    def make_tokens(self, limits: Limits, cache: Path | None) -> tokenizers.Made | None:
+        """The tokenizer's files, None where the checkpoint has no tokenizer. Touches nothing that is staged."""
+        return None if self.tokens is None else tokenizers.make(self.tokens, limits, cache)
+
+    def stage_tokens(self, made: tokenizers.Made | None) -> tuple[str, ...]:
+        """Stages the tokenizer's files; what they changed, in words."""
+        for name, data in made.files.items() if made else ():
+            with bundle.disk_errors():
+                self.staged.path(name).write_bytes(data)
+        return made.changes if made else ()
+
+
+@contextmanager
+def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary: str | None = None) -> Iterator[Begun]:
+    """Stages a bundle. Refuses before any work what cannot be done."""
+    origin = Background(lambda: _origin(source, folder))
+    before = manifests.read(folder) if bundle.is_bundle(folder) else None
+    replaced = before is not None and _differs(before, origin.result(), task, force)
+    planned = tokenizers.plan(source.folder, dictionary or (None if replaced else asked_dictionary(folder)))
+    with bundle.stage(folder, replace=replaced) as staged:
+        if staged.old is not None and staged.old != before:
+            # Another writer was there, or a killed one was finished.
+            _differs(staged.old, origin.result(), task, False)
+        kept = staged.old.artifacts if staged.old is not None and not replaced else ()
+        yield Begun(staged, origin, kept, planned)
+
+
+def refuse_overlap(source: Checkpoint, output: Path) -> None:
+    """Raises UsageError where a bundle would be written over, into or around its source."""
+    folder = output.expanduser().resolve()
+    if folder == source.home:
+        return
+    if folder == source.folder or folder in source.folder.parents or source.folder in folder.parents:
+        raise UsageError(
+            "E_OUTPUT", f"the output {escape(output)} and the source overlap", "name another folder with -o"
+        )
+
+
+def _origin(source: Checkpoint, folder: Path) -> Source:
+    """What the manifest records of the source: every file that was used, by hash."""
+    if source.initialised and source.home == folder.expanduser().resolve():  # the bundle became its own checkpoint
+        return manifests.read(source.home).source
+    paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
+    files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}
+    local = str(source.folder) if source.commit is None and source.origin != "bundle" else None
+    return Source(source.source, source.commit, local, files)
+
+
+def _differs(old: Manifest, origin: Source, task: Task, force: bool) -> bool:
+    """Whether a bundle is of another commit or task: it is replaced with --force, else InputRefused is raised."""
+    same_source = old.source.commit == origin.commit and (origin.commit is not None or _same_files(old.source, origin))
+    if same_source and (old.task, old.head) == (task.name, task.auto_class):
+        return False
+    if not force:
+        state = "" if same_source else " at another state"
+        holds = f"the output holds {escape(old.source.checkpoint)}{state} for {old.task}"
+        raise InputRefused("E_BUNDLE_MISMATCH", holds, "name another -o, or replace it with --force")
+    return True
+
+
+def _same_files(old: Source, new: Source) -> bool:
+    """Whether two local sources are the same; a bundle that stands for itself is compared by what both know."""
+    shared = set(old.files) & set(new.files)
+    return "config.json" in shared and all(old.files[name] == new.files[name] for name in shared)
