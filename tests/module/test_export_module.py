@@ -18,6 +18,7 @@ from torch import nn
 import bertx
 from bertx.errors import InputRefused, ParityFailed, SourceUnavailable, UsageError
 from bertx.parity.options import VerifyOptions
+from bertx.runtimes import Foreign
 from module.conftest import SAMPLES, Made, trained
 from program import ROOT, Ran
 
@@ -79,6 +80,15 @@ def test_a_bundle_verifies_again_without_its_module(bertx: Callable[..., Ran], m
         ("torchscript", "pass"),
         ("onnxruntime", "pass"),
     ]
+
+
+def test_a_runtime_whose_program_cannot_be_fed_is_not_said_to_fail(made: Made) -> None:
+    narrow = Foreign("narrow", ("false",), frozenset({"onnx"}), takes=frozenset({"int64"}))
+    options = replace(made.options, runtimes=("onnxruntime",), runners=(narrow,))
+    report = bertx.verify(made.folder / "onnx" / "model.onnx", options=options).report
+    assert [(r.runtime, r.verdict) for r in report.results] == [("onnxruntime", "pass"), ("narrow", "not-run")]
+    assert report.results[1].reason == "its program is fed int64, and a is float32"
+    assert report.verdict == "incomplete"  # it was asked for by name
 
 
 def test_inspect_says_what_it_is(bertx: Callable[..., Ran], made: Made) -> None:

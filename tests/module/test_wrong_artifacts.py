@@ -64,6 +64,12 @@ def outputs_swapped(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("Add", ["means.before", "more"], ["means"]))
 
 
+def static(model: onnx.ModelProto) -> None:
+    """The sample's batch, declared."""
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+
+
 def rounded(model: onnx.ModelProto) -> None:
     """Weights that were float16 once."""
     for tensor in model.graph.initializer:
@@ -141,7 +147,7 @@ def like(made: Made, net: Net) -> Net:
 def found(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """{file: the verdict on it}, of all wrong and odd files together."""
     folder = tmp_path_factory.mktemp("wrong")
-    for change in (*WRONG, *RIGHT):
+    for change in (*WRONG, *RIGHT, static):
         model = onnx.load(str(made.folder / "onnx" / "model.onnx"))
         change(model)
         onnx.save(model, str(folder / f"{change.__name__}.onnx"))
@@ -168,6 +174,10 @@ def test_a_wrong_file_fails(name: str, found: dict[str, Result]) -> None:
 @pytest.mark.parametrize("name", [change.__name__ for change in RIGHT] + ["later", "plain"])
 def test_a_right_file_that_looks_odd_passes(name: str, found: dict[str, Result]) -> None:
     assert (found[name].verdict, found[name].cause, found[name].reason) == ("pass", None, None)
+
+
+def test_a_file_that_fixes_the_batch_is_not_said_to_pass(found: dict[str, Result]) -> None:
+    assert found["static"].static == {"batch": 2}  # what a report says pass of only where --allow-static is given
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,21 @@ def _obstacle(subject: Subject, runtime: Runtime | Foreign, task: str, where: st
         return f"{runtime.name} cannot use {where}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
-    return runtime.refuses(subject.path, task)
+    return _uncarried(subject, runtime) or runtime.refuses(subject.path, task)
+
+
+def _uncarried(subject: Subject, runtime: Runtime | Foreign) -> str | None:
+    """An input or output of a dtype that the runtime's program does not carry, in words; None where it carries all."""
+    if subject.signature is None:
+        return None
+    for word, carried, specs in (
+        ("is fed", runtime.takes, subject.signature.inputs),
+        ("gives", runtime.gives, subject.signature.outputs),
+    ):
+        other = next((spec for spec in specs if carried is not None and spec.dtype not in carried), None)
+        if other is not None:
+            return f"its program {word} {', '.join(sorted(carried or ()))}, and {other.name} is {other.dtype}"
+    return None
 
 
 def _not_run(subject: Subject, runtime: str, reason: str, asked: bool | None) -> Result:

@@ -52,6 +52,9 @@ class Runtime(ABC):
     not_on_cpu: ClassVar[frozenset[str]] = frozenset()
     #: kinds of devices that it knows
     devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    #: dtypes of the inputs that its program can be fed and of the outputs that it can give; None is any
+    takes: ClassVar[frozenset[str] | None] = None
+    gives: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -83,6 +86,8 @@ class Foreign:
     reads: frozenset[str]
     not_on_cpu: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset({"cpu", "cuda"})
+    takes: frozenset[str] | None = None
+    gives: frozenset[str] | None = None
 
     def missing(self) -> str | None:
         return None

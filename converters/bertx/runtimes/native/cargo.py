@@ -15,6 +15,8 @@ class Cargo(Native):
 
     language = "rust"
     toolchain = (Tool("cargo", "Rust 1.88 or newer (rustup, or apt install cargo)"), Tool("cc", "a C compiler"))
+    takes = frozenset({"int64", "int32", "float32"})
+    gives = frozenset({"float32"})
     #: the version of PyTorch that it is made for, where it is linked with PyTorch's libraries
     torch: ClassVar[str | None] = None
 

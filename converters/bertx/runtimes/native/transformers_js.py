@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bertx.manifest import MODULE
 from bertx.runtimes.native.npm import Npm
 
 
@@ -10,6 +13,9 @@ class TransformersJs(Npm):
     reads = frozenset({"onnx"})
     engine = ("@huggingface/transformers", "4.3.1")
     script = "transformers.mjs"
+
+    def refuses(self, artifact: Path, task: str) -> str | None:
+        return "transformers.js runs models of transformers" if task == MODULE else None
 
 
 RUNTIME = TransformersJs()
