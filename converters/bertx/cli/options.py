@@ -64,6 +64,18 @@ text_option = click.option(
 )
 
 
+def _writable(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """A file to be written, in a folder that is there: refused before any work."""
+    if value is not None and not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"the folder of {escape(value)} does not exist", ctx, parameter)
+    return value
+
+
+def written(name: str, says: str) -> Decorator:
+    """An option that names a file to be written beside the result."""
+    return click.option(name, type=click.Path(dir_okay=False, path_type=Path), callback=_writable, help=says)
+
+
 def own_texts(path: Path | None) -> tuple[str, ...]:
     """The lines of --text that are not empty. Raises UsageError where there are none."""
     if path is None:

@@ -12,7 +12,7 @@ from bertx import recipe
 from bertx.cli import emit, emit_json
 from bertx.cli.exporting import document, summary
 from bertx.cli.junit import write_junit
-from bertx.cli.options import Phases, cache_folder, common, fetching
+from bertx.cli.options import Phases, cache_folder, common, fetching, written
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError, UsageError
 from bertx.parity.report import Report
@@ -21,7 +21,7 @@ from bertx.parity.report import Report
 @click.command("run")
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", help="Instead of the recipe's.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
+@written("--junit", "Also write a JUnit file.")
 @common("output", "force", "offline", "json", "verbose", "quiet")
 def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""

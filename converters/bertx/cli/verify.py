@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +9,8 @@ import click
 from bertx import api
 from bertx.cli import emit, emit_json, warn
 from bertx.cli.junit import write_junit
-from bertx.cli.options import Phases, cache_folder, cases_option, common, fetching, own_texts, text_option
+from bertx.cli.options import Phases, cache_folder, cases_option, common, fetching, own_texts, text_option, written
+from bertx.cli.page import write_page
 from bertx.cli.tables import report_table
 from bertx.errors import UsageError, escape
 from bertx.formats import registry as formats
@@ -56,7 +56,8 @@ from bertx.runtimes import foreign
 @click.option(
     "--allow-static", is_flag=True, help="A file that fixes its batch or length counts, checked at that shape alone."
 )
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JUnit file.")
+@written("--junit", "Also write a JUnit file.")
+@written("--html", "Also write a page for people.")
 @common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
 def command(target: str, **chosen: Any) -> None:
     """Run every artifact of TARGET in each runtime and compare it with eager PyTorch.
@@ -91,6 +92,8 @@ def command(target: str, **chosen: Any) -> None:
         warn(f"{escape(name)} is not the file that bertx.json lists")
     if chosen["junit"] is not None:
         write_junit(found.report, chosen["junit"])
+    if chosen["html"] is not None:
+        write_page(found.report, chosen["html"])
     if chosen["as_json"]:
         emit_json(found.report.to_json())
     elif not chosen["quiet"]:
