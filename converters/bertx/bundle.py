@@ -28,7 +28,7 @@ from bertx.manifest import NAME, ArtifactEntry, FileEntry, Manifest, check_path,
 #: Folders in which git and huggingface_hub keep their own books: kept, never listed in the manifest.
 FOREIGN = frozenset({".git", ".cache"})
 #: Bytes read at once when a file is hashed.
-CHUNK = 1024 * 1024
+CHUNK = 256 * 1024
 #: What the system says of a disk without room, and of a folder that cannot be written or locked.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {
@@ -315,12 +315,13 @@ def _usual_modes(folder: Path) -> tuple[int, int]:
 
 def _digest(path: Path, *, sync: bool = False) -> FileEntry:
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         if sync and os.name == "posix":  # elsewhere only a file open for writing can be brought to the disk
             os.fsync(file.fileno())
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
+        buffer = memoryview(bytearray(CHUNK))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
     return FileEntry(digest.hexdigest(), size)
 
 
