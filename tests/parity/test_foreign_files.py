@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from onnx import TensorProto
@@ -13,7 +14,7 @@ from onnx import TensorProto
 from bertx import api
 from bertx.cli.tables import report_table
 from bertx.formats.torchscript import arguments
-from bertx.parity.binding import bind
+from bertx.parity.binding import bind, filled
 from bertx.parity.options import VerifyOptions
 from bertx.parity.report import Report, Result
 from bertx.signature import Signature, TensorSpec
@@ -111,7 +112,11 @@ def test_segments_that_the_reference_does_not_take_are_zeros() -> None:
     stated = Signature(OURS, ())
     binding = bind(stated, OURS[:2])
     assert binding.problem is None
-    assert [spec.name for spec in binding.fed(stated, OURS[:2])] == list(NAMES)
+    specs = binding.fed(stated, OURS[:2])
+    assert [spec.name for spec in specs] == list(NAMES)
+    ids = np.arange(1, 7).reshape(2, 3)
+    fed = filled({IDS: ids, MASK: ids}, binding, specs)
+    assert (fed[SEGMENT].shape, fed[SEGMENT].any()) == ((2, 3), False)
 
 
 class Drawn(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Which input of a file is which of the reference's: decided once, here; runners feed them in the order they are told.
+"""Which input of a file is which of the reference's: decided once, here; runners are told in the file's own words.
 
 By name where a name is known; what is left by the words in its name (mask, segment or type), else by position. Segments
 that the reference does not take are all zero.
@@ -42,14 +42,14 @@ class Binding:
         return tuple(self.names.values())
 
     def fed(self, theirs: Signature | None, ours: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """What is fed in the file's order: our names and shapes, the file's dtypes where it states them."""
+        """What is fed, by the file's names and in its order: our shapes, the file's dtypes where it states them."""
         known = {spec.name: spec for spec in ours}
-        if theirs is None:
-            return tuple(known.values())
-        stated = {spec.name: spec.dtype for spec in theirs.inputs}
+        stated = {spec.name: spec.dtype for spec in theirs.inputs} if theirs else {}
         text = next(iter(known.values()))
-        fed = {own: replace(known.get(name, text), name=name) for own, name in self.names.items()}
-        return tuple(replace(s, dtype=stated[own]) if stated[own] in DTYPES else s for own, s in fed.items())
+        fed = [replace(known.get(name, text), name=own) for own, name in self.names.items()]
+        return tuple(
+            replace(spec, dtype=stated[spec.name]) if stated.get(spec.name) in DTYPES else spec for spec in fed
+        )
 
 
 def bind(theirs: Signature | None, ours: Sequence[TensorSpec]) -> Binding:
@@ -74,8 +74,8 @@ def bind(theirs: Signature | None, ours: Sequence[TensorSpec]) -> Binding:
     return Binding(names, static)
 
 
-def filled(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """A case's inputs as a file takes them; segments that the reference does not take are zeros.
+def filled(inputs: Mapping[str, Array], binding: Binding, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """A case's inputs as a file takes them, by its names; segments that the reference does not take are zeros.
 
     A mask or ids may be of any type that holds them; numbers of other inputs keep their kind.
     """
@@ -83,7 +83,8 @@ def filled(inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str
 
     found = {}
     for spec in specs:
-        array = inputs[spec.name] if spec.name in inputs else np.zeros_like(inputs["input_ids"])
+        ours = binding.names[spec.name]
+        array = inputs[ours] if ours in inputs else np.zeros_like(inputs["input_ids"])
         whole = array.dtype.kind in "iu" and spec.dtype in ("int32", "int64", "float32", "float16", "float64", "bool")
         found[spec.name] = array.astype(spec.dtype) if whole else array
     return found

@@ -24,7 +24,7 @@ from bertx.parity.origin import Asked, Origin, Stock
 from bertx.parity.reference import Reference
 from bertx.parity.report import NOT_READY, Report, Result
 from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
-from bertx.signature import Signature
+from bertx.signature import Signature, TensorSpec
 
 __all__ = ["Verified", "VerifyOptions", "check_options", "make_bench", "trusted", "verify_subjects"]
 
@@ -125,10 +125,11 @@ def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) 
         return [_not_run(subject, "none", "no chosen runtime reads this format", asked)]
     binding = bind(subject.signature, origin.inputs)
     asked_for = _asked(subject, binding, origin)
+    fed = binding.fed(subject.signature, origin.inputs)
     found: list[_Job | Result] = []
     safe = trusted(subject, options)
     for runtime, by_name in chosen:
-        why = _obstacle(subject, runtime, origin.task, where) or (None if safe else _UNTRUSTED)
+        why = _obstacle(subject, fed, runtime, origin.task, where) or (None if safe else _UNTRUSTED)
         counts = by_name or not safe
         if why is None:
             why, counts = binding.problem or origin.obstacle(subject, asked_for, options), True
@@ -145,9 +146,9 @@ def _asked(subject: Subject, binding: Binding, origin: Origin) -> Asked:
 
 
 def _run(job: _Job, cases: Sequence[Case], origin: Origin, where: str, limits: process.Limits) -> Run:
-    """Runs an artifact on the cases, its inputs in its own order."""
+    """Runs an artifact on the cases, its inputs by its own names in its own order."""
     specs = job.binding.fed(job.subject.signature, origin.inputs)
-    fed = [replace(case, inputs=filled(case.inputs, specs)) for case in cases]
+    fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
     return run_artifact(job.subject, job.runtime, where, fed, Signature(specs, ()), origin.task, limits)
 
 
@@ -213,8 +214,10 @@ def _runtimes(subject: Subject, options: VerifyOptions) -> list[tuple[Runtime | 
     return found + [(runner, True) for runner in options.runners if subject.format in runner.reads]
 
 
-def _obstacle(subject: Subject, runtime: Runtime | Foreign, task: str, where: str) -> str | None:
-    """Why a subject is not run in a runtime, None where it is."""
+def _obstacle(
+    subject: Subject, fed: Sequence[TensorSpec], runtime: Runtime | Foreign, task: str, where: str
+) -> str | None:
+    """Why a subject, which is fed these inputs, is not run in a runtime; None where it is."""
     lacking = runtime.missing()
     if lacking:
         return f"{NOT_READY}{lacking}"
@@ -222,15 +225,15 @@ def _obstacle(subject: Subject, runtime: Runtime | Foreign, task: str, where: st
         return f"{runtime.name} cannot use {where}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
         return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
-    return _uncarried(subject, runtime) or runtime.refuses(subject.path, task)
+    return _uncarried(subject, fed, runtime) or runtime.refuses(subject.path, task)
 
 
-def _uncarried(subject: Subject, runtime: Runtime | Foreign) -> str | None:
+def _uncarried(subject: Subject, fed: Sequence[TensorSpec], runtime: Runtime | Foreign) -> str | None:
     """An input or output of a dtype that the runtime's program does not carry, in words; None where it carries all."""
     if subject.signature is None:
         return None
     for word, carried, specs in (
-        ("is fed", runtime.takes, subject.signature.inputs),
+        ("is fed", runtime.takes, fed),
         ("gives", runtime.gives, subject.signature.outputs),
     ):
         other = next((spec for spec in specs if carried is not None and spec.dtype not in carried), None)

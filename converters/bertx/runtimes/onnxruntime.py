@@ -51,14 +51,11 @@ class OnnxRuntimeProgram(Program):
         self.device = device
         self.session = _session(str(artifact), device, artifact.parent)
         self.names = [output.name for output in self.session.get_outputs()]
-        theirs = self.session.get_inputs()
-        # Cases name the inputs in the file's own order: which of them is which was decided before.
-        self.inputs = dict(zip([value.name for value in theirs], json.loads(metadata["inputs"]), strict=True))
-        self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in theirs}
+        self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
         self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
-        fed = {theirs: _cast(theirs, inputs[ours], self.kinds[theirs]) for theirs, ours in self.inputs.items()}
+        fed = {name: _cast(name, inputs[name], kind) for name, kind in self.kinds.items()}
         outputs = dict(zip(self.names, self.session.run(None, fed), strict=True))
         tensors = sorted(set(self.taps.values()))
         values = dict(zip(tensors, self.tapped.run(tensors, fed), strict=True)) if tensors else {}
