@@ -67,6 +67,23 @@ def test_the_ids_are_those_of_sentence_transformers_beyond_its_limit(mini: Path,
     assert len(ids) == 256
 
 
+def test_texts_are_lower_cased_where_sentence_transformers_does(mini: Path) -> None:
+    """Before a tokenizer that does not: as a normalizer of its own, so that [MASK] stays what it is."""
+    document = json.loads((mini / "tokenizer.json").read_text("utf-8"))
+    document["normalizer"]["lowercase"] = False
+    (mini / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    change(mini / "tokenizer_config.json", do_lower_case=False)
+    cased = as_read(written(mini))
+    change(mini / "sentence_bert_config.json", do_lower_case=True)
+    made = written(mini)
+    lower = as_read(made)
+    assert (made.kind, made.transformers) == ("taken", None)
+    assert "tokenizer.json: texts are lower-cased, as sentence_bert_config.json says" in made.changes
+    assert (cased.encode("The").tokens[1], lower.encode("The [MASK]").tokens[1:3]) == ("[UNK]", ["the", "[MASK]"])
+    answer = stock.ask(read(mini), golden.texts(read(mini)), Limits())
+    assert [tuple(line["ids"]) for line in lines_of(made)] == [each.ids for each in answer.encodings]
+
+
 @pytest.mark.parametrize(
     ("stated", "positions", "limit"),
     [

@@ -21,7 +21,7 @@ from bertx.errors import BertxError, InputRefused, escape
 from bertx.runtimes.process import Limits
 from bertx.tokenizer import japanese, mecab, stock
 from bertx.tokenizer.mecab import Contract, Words
-from bertx.tokenizer.settings import CONTRACT, TOKENIZER, Settings, has_tokenizer, read
+from bertx.tokenizer.settings import CONTRACT, TOKENIZER, Settings, has_tokenizer, lowered, read
 from bertx.tokenizer.stock import Encoded, Texts
 
 #: what a panic in Rust is called in Python
@@ -131,6 +131,8 @@ def opened(text: str, settings: Settings, contract: Contract | None, *, shipped:
 
     with _refusing("cannot be read"):
         backend = tokenizers.Tokenizer.from_str(text)
+        if settings.lower and not shipped:
+            backend = tokenizers.Tokenizer.from_str(json.dumps(lowered(json.loads(text))))
     if not shipped:
         # Padding and truncation inside the file are a serving setting; texts must reach the model as they are.
         backend.no_padding()

@@ -50,6 +50,11 @@ class Settings:
         return self.class_name == "BertJapaneseTokenizer"
 
     @property
+    def lower(self) -> bool:
+        """Whether sentence-transformers lower-cases texts before a tokenizer that does not."""
+        return bool(self.sentence.get("do_lower_case"))
+
+    @property
     def stated_limit(self) -> int | None:
         """model_max_length, where it is one."""
         return _size(self.config.get("model_max_length"))
@@ -86,6 +91,24 @@ def read(folder: Path) -> Settings:
     sentence = _document(folder, "sentence_bert_config.json")
     model = read_config(folder).values
     return Settings(folder, config, dropped, named, tuple(dict.fromkeys(others)), model, sentence)
+
+
+def lowered(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json that lower-cases, as sentence-transformers makes one: first of all, if nothing does yet."""
+    normalizer = document.get("normalizer")
+    if _lowers(normalizer):
+        return dict(document)
+    kept = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    first = {"type": "Lowercase"}
+    return {**document, "normalizer": {"type": "Sequence", "normalizers": [first, *(each for each in kept if each)]}}
+
+
+def _lowers(normalizer: Any) -> bool:
+    if not normalizer:
+        return False
+    if normalizer["type"] == "Sequence":
+        return any(map(_lowers, normalizer["normalizers"]))
+    return bool(normalizer["type"] == "Lowercase" or normalizer.get("lowercase"))
 
 
 def content(token: Any) -> str | None:

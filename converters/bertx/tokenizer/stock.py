@@ -26,7 +26,7 @@ from bertx.checkpoint.config import locate
 from bertx.errors import InputRefused
 from bertx.runtimes import process
 from bertx.runtimes.protocol import guarded
-from bertx.tokenizer.settings import CONFIG, SPECIAL, TOKENIZER, VOCABULARIES, Settings
+from bertx.tokenizer.settings import CONFIG, SPECIAL, TOKENIZER, VOCABULARIES, Settings, lowered
 
 #: files that transformers reads of a tokenizer, beside tokenizer_config.json and *.model
 _FILES = (TOKENIZER, SPECIAL, *VOCABULARIES, "merges.txt", "added_tokens.json", "entity_vocab.json")
@@ -71,7 +71,7 @@ def ask(
     with tempfile.TemporaryDirectory(prefix="bertx-") as temporary:
         folder, request, answer = (Path(temporary) / name for name in ("tokenizer", "request.json", "answer.json"))
         _copy(settings, folder)
-        asked = {"texts": list(map(list, texts)), "limit": settings.limit, "build": build}
+        asked = {"texts": list(map(list, texts)), "limit": settings.limit, "lower": settings.lower, "build": build}
         known = None if cache is None else cache / "tokens" / f"{_key(folder, asked)}.json"
         if known is not None and known.is_file() and not build:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -101,8 +101,9 @@ def _copy(settings: Settings, folder: Path) -> None:
 
 def _key(folder: Path, asked: Mapping[str, Any]) -> str:
     decided = {path.name: bundle.sha256(path) for path in sorted(folder.iterdir())}
+    question = {key: value for key, value in asked.items() if key != "build"}
     versions = [version(name) for name in ("transformers", "tokenizers")]
-    return hashlib.sha256(json.dumps([decided, versions, asked["texts"], asked["limit"]]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([decided, versions, question]).encode()).hexdigest()
 
 
 def _read(found: Mapping[str, Any]) -> Answer:
@@ -132,6 +133,8 @@ def _program() -> None:
         loaded = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputRefused("E_TOKENIZER", f"transformers cannot load it ({error})", "check its files") from error
+    if asked["lower"]:
+        _lower(loaded)
     found = {
         "encodings": [_encoded(loaded, texts, asked["limit"]) for texts in asked["texts"]],
         "class": type(loaded).__name__,
@@ -140,6 +143,17 @@ def _program() -> None:
         "transformers": transformers.__version__,
     }
     answer.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+
+
+def _lower(loaded: Any) -> None:
+    """What sentence-transformers does to a tokenizer where its settings say do_lower_case."""
+    from tokenizers import Tokenizer
+
+    if not loaded.is_fast:
+        what = f"sentence_bert_config.json lower-cases before {type(loaded).__name__}, which it cannot"
+        raise InputRefused("E_TOKENIZER", what, "remove do_lower_case from it")
+    made = Tokenizer.from_str(json.dumps(lowered(json.loads(loaded.backend_tokenizer.to_str()))))
+    loaded.backend_tokenizer.normalizer = made.normalizer
 
 
 def _encoded(loaded: Any, texts: Sequence[str], limit: int | None) -> tuple[list[int], list[int]]:

@@ -31,6 +31,7 @@ from bertx.tokenizer.settings import (
     Settings,
     content,
     has_tokenizer,
+    lowered,
     read,
 )
 from bertx.tokenizer.stock import Answer, Encoded, Texts
@@ -89,7 +90,7 @@ def make(planned: Plan, limits: Limits, cache: Path | None = None) -> Made:
     settings, contract = planned.settings, planned.contract
     texts = golden.texts(settings)
     base = _base(planned, texts, partial(stock.ask, settings, texts, limits, cache=cache))
-    safe = _safe(base.document, settings.limit, base.side)
+    safe = _safe(lowered(base.document) if settings.lower else base.document, settings.limit, base.side)
     text = base.text.encode() if safe == base.document and base.text else _packed(safe)
     tokenizer = opened(text.decode(), settings, contract)
     problem = _difference(tokenizer, texts, base.wanted, base.side)
@@ -195,6 +196,8 @@ def _told(document: Mapping[str, Any], safe: Mapping[str, Any]) -> list[str]:
     """What was changed in a tokenizer.json, in words."""
     before, after = (each.get("truncation") or {} for each in (document, safe))
     lines = [f"{TOKENIZER}: padding was removed"] if document.get("padding") else []
+    if document.get("normalizer") != safe.get("normalizer"):
+        lines.append(f"{TOKENIZER}: texts are lower-cased, as sentence_bert_config.json says")
     if before.get("max_length") != after.get("max_length"):
         was = f", not at {before['max_length']}" if before else ""
         lines.append(f"{TOKENIZER}: texts are cut at {after.get('max_length', 'no length')} tokens{was}")
