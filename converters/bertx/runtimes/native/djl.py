@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bertx.runtimes.native.maven import Maven
 
 
@@ -13,11 +11,6 @@ class Djl(Maven):
     engine = ("pytorch-native-cpu", "2.7.1")
     module = "djl"
     main = "bertx.Djl"
-
-    def program(self, product: Path) -> list[str]:
-        java, *words = super().program(product)
-        # DJL unpacks libtorch out of its jar before the first run, into a folder of our choosing, and asks nobody.
-        return [java, "-Dai.djl.offline=true", f"-DDJL_CACHE_DIR={self.room / 'djl'}", *words]
 
 
 RUNTIME = Djl()

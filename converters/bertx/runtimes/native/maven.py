@@ -36,4 +36,6 @@ class Maven(Native):
             shutil.copy2(jar, places.product / jar.name)
 
     def program(self, product: Path) -> list[str]:
-        return ["java", "-cp", str(product / "*"), self.main]
+        # DJL unpacks its libraries before their first use, into a folder of our choosing, and asks nobody.
+        unpacked = f"-DDJL_CACHE_DIR={self.room / 'djl'}"
+        return ["java", "-Dai.djl.offline=true", unpacked, "-cp", str(product / "*"), self.main]

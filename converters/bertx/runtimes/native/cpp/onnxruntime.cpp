@@ -2,7 +2,9 @@
 //   runner-onnxruntime --library libonnxruntime.so.1 --artifact model.onnx ...
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <memory>
+#include <set>
 
 #include "onnxruntime_api.h"
 #include "runner.hpp"
@@ -19,8 +21,9 @@ std::string named(int type) {
   throw std::runtime_error("a tensor of type " + std::to_string(type));
 }
 
+// An input or output of the file; `given` is what the cases call an input.
 struct Value {
-  std::string name, dtype;
+  std::string name, dtype, given;
 };
 
 class OnnxRuntime : public Model {
@@ -42,7 +45,7 @@ class OnnxRuntime : public Model {
     OrtMemoryInfo* memory = nullptr;
     need(ort_->CreateCpuMemoryInfo(kOrtArenaAllocator, kOrtMemTypeDefault, &memory));
     memory_ = held(memory, ort_->ReleaseMemoryInfo);
-    inputs_ = values(ort_->SessionGetInputCount, ort_->SessionGetInputName, ort_->SessionGetInputTypeInfo);
+    inputs_ = bound(values(ort_->SessionGetInputCount, ort_->SessionGetInputName, ort_->SessionGetInputTypeInfo), task);
     outputs_ = values(ort_->SessionGetOutputCount, ort_->SessionGetOutputName, ort_->SessionGetOutputTypeInfo);
     dtype_ = task.dtype;
   }
@@ -102,7 +105,7 @@ class OnnxRuntime : public Model {
     for (size_t i = 0; i < number; ++i) {
       char* text = nullptr;
       need(name(session_.get(), i, allocator, &text));
-      found.push_back({text, ""});
+      found.push_back({text, "", ""});
       need(ort_->AllocatorFree(allocator, text));
       OrtTypeInfo* info = nullptr;
       need(type(session_.get(), i, &info));
@@ -115,6 +118,16 @@ class OnnxRuntime : public Model {
     return found;
   }
 
+  // The file's inputs by name; a file with names of its own takes them in the order of the cases.
+  static std::vector<Value> bound(std::vector<Value> theirs, const Task& task) {
+    std::set<std::string> ours;
+    for (const Spec& spec : task.inputs) ours.insert(spec.name);
+    const bool known = std::all_of(theirs.begin(), theirs.end(), [&](const Value& value) { return ours.count(value.name); });
+    if (!known && theirs.size() != task.inputs.size()) throw std::runtime_error("the file has other inputs than the cases");
+    for (size_t i = 0; i < theirs.size(); ++i) theirs[i].given = known ? theirs[i].name : task.inputs[i].name;
+    return theirs;
+  }
+
   std::string element(const OrtTensorTypeAndShapeInfo* info) const {
     int type = 0;
     need(ort_->GetTensorElementType(info, &type));
@@ -122,8 +135,7 @@ class OnnxRuntime : public Model {
   }
 
   std::shared_ptr<OrtValue> tensor(const Value& input, Tensors& inputs) const {
-    if (!inputs.count(input.name)) throw std::runtime_error("the file's input " + input.name + " is none of the cases'");
-    Tensor& given = inputs.at(input.name);
+    Tensor& given = inputs.at(input.given);
     if (given.dtype != input.dtype) throw std::runtime_error("input " + input.name + " is " + given.dtype + ", the file wants " + input.dtype);
     OrtValue* value = nullptr;
     need(ort_->CreateTensorWithDataAsOrtValue(memory_.get(), given.bytes.data(), given.bytes.size(), given.shape.data(),

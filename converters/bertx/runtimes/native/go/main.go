@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"slices"
 
 	ort "github.com/yalue/onnxruntime_go"
 )
@@ -24,6 +25,7 @@ type onnxRuntime struct {
 	library         *string
 	session         *ort.DynamicAdvancedSession
 	inputs, outputs []ort.InputOutputInfo
+	given           []string // what the cases call the inputs
 	dtype           string
 }
 
@@ -46,6 +48,9 @@ func (r *onnxRuntime) Open(task Task) error {
 			}
 		}
 	}
+	if r.given, err = bound(names(r.inputs), task.Inputs); err != nil {
+		return err
+	}
 	r.dtype = task.Dtype
 	r.session, err = ort.NewDynamicAdvancedSession(task.Artifact, names(r.inputs), names(r.outputs), nil)
 	return err
@@ -54,10 +59,7 @@ func (r *onnxRuntime) Open(task Task) error {
 func (r *onnxRuntime) Run(inputs map[string]Tensor) (map[string]Tensor, error) {
 	given := make([]ort.Value, len(r.inputs))
 	for i, input := range r.inputs {
-		tensor, there := inputs[input.Name]
-		if !there {
-			return nil, fmt.Errorf("the file's input %s is none of the cases'", input.Name)
-		}
+		tensor := inputs[r.given[i]]
 		if tensor.Dtype != types[input.DataType] {
 			return nil, fmt.Errorf("input %s is %s, the file wants %s", input.Name, tensor.Dtype, types[input.DataType])
 		}
@@ -110,6 +112,24 @@ func elements(value ort.Value) ([]byte, error) {
 	var data bytes.Buffer
 	err := binary.Write(&data, binary.LittleEndian, typed)
 	return data.Bytes(), err
+}
+
+// bound says what the cases call the file's inputs: the same, or where it has names of its own, by their order.
+func bound(theirs []string, specs []Spec) ([]string, error) {
+	var ours []string
+	for _, spec := range specs {
+		ours = append(ours, spec.Name)
+	}
+	for _, name := range theirs {
+		if slices.Contains(ours, name) {
+			continue
+		}
+		if len(theirs) != len(ours) {
+			return nil, fmt.Errorf("the file takes %v, the cases have %v", theirs, ours)
+		}
+		return ours, nil
+	}
+	return theirs, nil
 }
 
 func names(infos []ort.InputOutputInfo) []string {

@@ -1,8 +1,10 @@
 // The runner protocol (docs/runners.md), in Node and in the browser: a model runs on every case of a file.
-// A model is { runtime, run(inputs), facts() }; tensors are those of safetensors.mjs.
+// A model is { runtime, run(inputs), facts() } and, where it takes texts, encode(texts); tensors are those of
+// safetensors.mjs.
 import { read, write } from "./safetensors.mjs";
 
-// What is asked: the inputs in order, the outputs, the dtype that the file claims; and the cases, by name.
+// What is asked: the inputs in order, the outputs, the dtype that the file claims; the cases, and the texts of some of
+// them, by name; the most tokens that a text may have.
 export function questions(bytes) {
   const { tensors, metadata } = read(bytes);
   const { inputs, outputs } = JSON.parse(metadata.signature);
@@ -12,18 +14,22 @@ export function questions(bytes) {
     const name = key.slice(0, slash);
     cases.set(name, { ...cases.get(name), [key.slice(slash + 1)]: tensor });
   }
-  return { inputs, outputs, dtype: metadata.dtype, cases };
+  const texts = JSON.parse(metadata.texts ?? "{}");
+  return { inputs, outputs, dtype: metadata.dtype, cases, texts, longest: Number(metadata.longest ?? 0) || undefined };
 }
 
 // The bytes of the file of outputs.
-export async function answers(model, { inputs, outputs, cases }) {
+export async function answers(model, { inputs, outputs, cases, texts }) {
   const made = new Map();
   const seconds = {};
-  for (const [name, given] of cases) {
+  for (const [name, stored] of cases) {
+    const encoded = model.encode && texts[name] && (await model.encode(texts[name]));
+    const given = encoded || stored;
     const axes = {};
     for (const spec of inputs) {
       if (!given[spec.name]) throw new Error(`case ${name} lacks the input ${spec.name}`);
       check(spec, given[spec.name], axes);
+      if (encoded) made.set(`${name}/${spec.name}`, given[spec.name]);
     }
     const started = performance.now();
     const results = await model.run(given);

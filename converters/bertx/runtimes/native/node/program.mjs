@@ -3,7 +3,7 @@ import fs from "node:fs";
 import { parseArgs } from "node:util";
 import { answers, questions } from "./cases.mjs";
 
-const OPTIONS = ["artifact", "inputs", "outputs", "device", "browser"];
+const OPTIONS = ["artifact", "inputs", "outputs", "device", "tokenizer", "browser"];
 
 // The version of an installed package.
 export function version(name) {
@@ -26,7 +26,9 @@ export async function program(runtime, work) {
 export function runner(runtime, open) {
   return program(runtime, async (chosen, bytes) => {
     const question = questions(new Uint8Array(bytes));
-    return answers(await open(chosen, question), question);
+    const model = await open(chosen, question);
+    if (chosen.tokenizer && !model.encode) throw new Error("it takes no texts");
+    return answers(model, question);
   });
 }
 

@@ -11,7 +11,7 @@ const ARRAYS = {
   bool: Uint8Array,
 };
 
-export function fed(ort, { dtype, shape, bytes }) {
+function fed(ort, { dtype, shape, bytes }) {
   return new ort.Tensor(dtype, new ARRAYS[dtype](bytes.buffer, bytes.byteOffset, bytes.byteLength / ARRAYS[dtype].BYTES_PER_ELEMENT), shape);
 }
 
@@ -19,28 +19,40 @@ export function taken({ type, dims, data }) {
   return { dtype: type, shape: dims, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) };
 }
 
-// Refuses a session whose inputs or outputs are of other types than the question's.
-export function checkSession(session, { inputs, outputs }) {
-  for (const { name, type } of session.inputMetadata) {
-    const spec = inputs.find((each) => each.name === name);
-    if (!spec) throw new Error(`the file's input ${name} is none of the cases'`);
-    if (spec.dtype !== type) throw new Error(`input ${name} is ${spec.dtype}, the file wants ${type}`);
+// What the cases call the session's inputs: the same, or where it has names of its own, by their order.
+// Refuses inputs or outputs of other types than the question's.
+export function bound(session, { inputs, outputs }) {
+  const theirs = session.inputMetadata;
+  const known = theirs.every(({ name }) => inputs.some((spec) => spec.name === name));
+  if (!known && theirs.length !== inputs.length) {
+    throw new Error(`the file takes ${session.inputNames}, the cases have ${inputs.map(({ name }) => name)}`);
   }
+  const names = {};
+  theirs.forEach(({ name, type }, i) => {
+    const spec = known ? inputs.find((each) => each.name === name) : inputs[i];
+    if (spec.dtype !== type) throw new Error(`input ${name} is ${spec.dtype}, the file wants ${type}`);
+    names[name] = spec.name;
+  });
   for (const { name, type } of session.outputMetadata) {
     const spec = outputs.find((each) => each.name === name);
     if (spec && spec.dtype !== type) throw new Error(`${name} is ${type} where ${spec.dtype} is claimed`);
   }
+  return names;
+}
+
+// A case's tensors as the session takes them.
+export function feeds(ort, names, inputs) {
+  return Object.fromEntries(Object.entries(names).map(([theirs, ours]) => [theirs, fed(ort, inputs[ours])]));
 }
 
 // `source` is a path or bytes, `about` the runtime's name and version and the provider that it computes with.
 export async function sessionModel(ort, source, question, { runtime, version, provider }, options = {}) {
   const session = await ort.InferenceSession.create(source, { executionProviders: [provider], logSeverityLevel: 3, ...options });
-  checkSession(session, question);
+  const names = bound(session, question);
   return {
     runtime,
     async run(inputs) {
-      const feeds = Object.fromEntries(session.inputNames.map((name) => [name, fed(ort, inputs[name])]));
-      const results = await session.run(feeds);
+      const results = await session.run(feeds(ort, names, inputs));
       return Object.fromEntries(session.outputNames.map((name) => [name, taken(results[name])]));
     },
     facts: () => ({ version, provider, device: "cpu", dtype: question.dtype }),

@@ -1,9 +1,9 @@
 // An ONNX file in transformers.js, from a folder laid out as the Hub's: config.json, onnx/model.onnx.
 import fs from "node:fs";
 import path from "node:path";
-import { AutoModel, env, LogLevel, Tensor } from "@huggingface/transformers";
+import { AutoModel, AutoTokenizer, env, LogLevel, Tensor } from "@huggingface/transformers";
 import { runner, version } from "./program.mjs";
-import { checkSession, fed, taken } from "./session.mjs";
+import { bound, feeds, taken } from "./session.mjs";
 
 env.allowRemoteModels = false;
 env.useFSCache = false;
@@ -26,16 +26,23 @@ async function load(artifact) {
   });
 }
 
-await runner("transformers.js", async ({ artifact }, question) => {
+// Texts to tensors, by the tokenizer.json and tokenizer_config.json of a folder.
+async function encoder(tokenizer, longest) {
+  const folder = path.dirname(path.resolve(tokenizer));
+  env.localModelPath = path.dirname(folder);
+  const encode = await AutoTokenizer.from_pretrained(path.basename(folder), { local_files_only: true });
+  return (texts) => tensors(encode(texts, { padding: true, truncation: true, max_length: longest }));
+}
+
+const tensors = (results) => Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, taken(tensor)]));
+
+await runner("transformers.js", async ({ artifact, tokenizer }, question) => {
   const model = await load(artifact);
-  checkSession(model.sessions.model, question);
+  const names = bound(model.sessions.model, question);
   return {
     runtime: "transformers.js",
-    async run(inputs) {
-      const given = Object.entries(inputs).map(([name, tensor]) => [name, fed({ Tensor }, tensor)]);
-      const results = await model(Object.fromEntries(given));
-      return Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, taken(tensor)]));
-    },
+    encode: tokenizer && (await encoder(tokenizer, question.longest)),
+    run: async (inputs) => tensors(await model(feeds({ Tensor }, names, inputs))),
     facts: () => ({ version: version("@huggingface/transformers"), provider: "cpu", device: "cpu", dtype: question.dtype }),
   };
 });

@@ -11,6 +11,8 @@ import ai.onnxruntime.OrtSession;
 import ai.onnxruntime.TensorInfo;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 
@@ -23,6 +25,7 @@ public final class OnnxRuntime implements Runner {
 
   private final OrtEnvironment environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
   private OrtSession session;
+  private Map<String, String> given; // what the cases call the file's inputs
   private String dtype;
 
   @Override
@@ -34,18 +37,19 @@ public final class OnnxRuntime implements Runner {
         throw new IllegalArgumentException(spec.name() + " is " + type(output) + " where " + spec.dtype() + " is claimed");
       }
     }
+    given = bound(new ArrayList<>(session.getInputNames()), task.inputs().stream().map(Task.Spec::name).toList());
     dtype = task.dtype();
   }
 
   @Override
   public Map<String, Tensor> run(Map<String, Tensor> inputs) throws OrtException {
-    Map<String, OnnxTensorLike> given = new TreeMap<>();
+    Map<String, OnnxTensorLike> fed = new TreeMap<>();
     try {
       for (NodeInfo input : session.getInputInfo().values()) {
-        given.put(input.getName(), tensor(input, inputs.get(input.getName())));
+        fed.put(input.getName(), tensor(input, inputs.get(given.get(input.getName()))));
       }
       Map<String, Tensor> outputs = new TreeMap<>();
-      try (OrtSession.Result result = session.run(given)) {
+      try (OrtSession.Result result = session.run(fed)) {
         for (var each : result) {
           OnnxTensor tensor = (OnnxTensor) each.getValue();
           TensorInfo info = tensor.getInfo();
@@ -56,7 +60,7 @@ public final class OnnxRuntime implements Runner {
       }
       return outputs;
     } finally {
-      given.values().forEach(OnnxTensorLike::close);
+      fed.values().forEach(OnnxTensorLike::close);
     }
   }
 
@@ -67,14 +71,24 @@ public final class OnnxRuntime implements Runner {
 
   private OnnxTensor tensor(NodeInfo input, Tensor given) throws OrtException {
     String name = input.getName();
-    if (given == null) {
-      throw new IllegalArgumentException("the file's input " + name + " is none of the cases'");
-    }
     if (!given.dtype().equals(type(input))) {
       throw new IllegalArgumentException("input " + name + " is " + given.dtype() + ", the file wants " + type(input));
     }
     OnnxJavaType type = ((TensorInfo) input.getInfo()).type;
     return OnnxTensor.createTensor(environment, given.buffer(), given.shape(), type);
+  }
+
+  /** By name; a file with names of its own takes the inputs in the order of the cases. */
+  private static Map<String, String> bound(List<String> theirs, List<String> ours) {
+    boolean known = ours.containsAll(theirs);
+    if (!known && theirs.size() != ours.size()) {
+      throw new IllegalArgumentException("the file takes " + theirs + ", the cases have " + ours);
+    }
+    Map<String, String> found = new TreeMap<>();
+    for (int i = 0; i < theirs.size(); i++) {
+      found.put(theirs.get(i), known ? theirs.get(i) : ours.get(i));
+    }
+    return found;
   }
 
   private static String type(NodeInfo node) {

@@ -1,9 +1,13 @@
 package bertx;
 
 import com.google.gson.Gson;
+import com.google.gson.reflect.TypeToken;
+import java.io.IOException;
 import java.nio.file.Path;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 
 /** A model that runs case by case, as a program that keeps the runner protocol (docs/runners.md). */
@@ -35,7 +39,12 @@ public interface Runner {
       Safetensors cases = Safetensors.read(Path.of(chosen.get("--inputs")));
       Task task = Task.of(Path.of(chosen.get("--artifact")), cases.metadata());
       runner.open(task);
-      Safetensors made = answer(runner, task, cases);
+      Map<String, List<String>> texts = Map.of();
+      if (chosen.containsKey("--tokenizer")) {
+        texts = new Gson().fromJson(cases.metadata().get("texts"), new TypeToken<Map<String, List<String>>>() {});
+        encode(cases, texts, Path.of(chosen.get("--tokenizer")));
+      }
+      Safetensors made = answer(runner, task, cases, texts.keySet());
       made.metadata().putAll(runner.facts());
       made.metadata().putAll(Map.of("runtime", name, "device", "cpu"));
       made.write(Path.of(chosen.get("--outputs")));
@@ -45,7 +54,21 @@ public interface Runner {
     System.exit(0);
   }
 
-  private static Safetensors answer(Runner runner, Task task, Safetensors cases) throws Exception {
+  /** Puts the tensors that a tokenizer makes of the texts in the place of those that the file has for them. */
+  private static void encode(Safetensors cases, Map<String, List<String>> texts, Path tokenizer) throws IOException {
+    try (Texts encoder = new Texts(tokenizer, Integer.parseInt(cases.metadata().get("longest")))) {
+      for (Map.Entry<String, List<String>> each : texts.entrySet()) {
+        Map<String, Tensor> made = encoder.encode(each.getValue());
+        cases.tensors().replaceAll((key, stored) -> {
+          String[] parts = key.split("/", 2);
+          return parts[0].equals(each.getKey()) ? made.get(parts[1]) : stored;
+        });
+      }
+    }
+  }
+
+  private static Safetensors answer(Runner runner, Task task, Safetensors cases, Set<String> texts)
+      throws Exception {
     Map<String, Map<String, Tensor>> byCase = new TreeMap<>();
     for (Map.Entry<String, Tensor> each : cases.tensors().entrySet()) {
       int slash = each.getKey().indexOf('/');
@@ -62,6 +85,9 @@ public interface Runner {
           throw new IllegalArgumentException("case " + name + " lacks the input " + spec.name());
         }
         spec.check(inputs.get(spec.name()), axes);
+      }
+      if (texts.contains(name)) {
+        inputs.forEach((input, tensor) -> made.put(name + "/" + input, tensor));
       }
       long started = System.nanoTime();
       Map<String, Tensor> outputs = runner.run(inputs);
