@@ -1,4 +1,4 @@
-"""What runners in C++, Go, Java and JavaScript are fed and give: they compute what is asked, or say in one line what is wrong.
+"""Runners in C++, Go, Java and JavaScript compute what is asked, or say in one line what is wrong.
 
 Small files made here, a few lines of graph each. They are tested where they are built (`make native`).
 """

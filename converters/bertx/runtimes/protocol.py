@@ -94,9 +94,14 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def write_cases(
-    path: Path, cases: Mapping[str, Mapping[str, Array]], signature: Signature, task: str, dtype: str
+    path: Path,
+    cases: Mapping[str, Mapping[str, Array]],
+    signature: Signature,
+    task: str,
+    dtype: str,
+    more: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a file of cases as the protocol wants it."""
+    """Writes a file of cases as the protocol wants it; `more` is metadata that some runners know, such as texts."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -106,6 +111,7 @@ def write_cases(
         "inputs": json.dumps([spec.name for spec in signature.inputs]),
         "task": task,
         "dtype": dtype,
+        **(more or {}),
     }
     save_file(flat, path, metadata=metadata)
 

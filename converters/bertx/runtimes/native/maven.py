@@ -19,6 +19,7 @@ class Maven(Native):
         Tool("javac", "a JDK, 17 or newer (apt install openjdk-17-jdk-headless)"),
     )
     tools = (Tool("java", "Java 17 or newer (apt install openjdk-17-jre-headless)"),)
+    takes_texts = True
     #: the Maven module, and the class whose main() is the runner
     module: ClassVar[str]
     main: ClassVar[str]

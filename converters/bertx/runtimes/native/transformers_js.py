@@ -12,6 +12,7 @@ class TransformersJs(Npm):
     name = "transformers-js"
     reads = frozenset({"onnx"})
     engine = ("@huggingface/transformers", "4.3.1")
+    takes_texts = True
     script = "transformers.mjs"
 
     def refuses(self, artifact: Path, task: str) -> str | None:

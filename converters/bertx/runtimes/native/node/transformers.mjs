@@ -26,12 +26,23 @@ async function load(artifact) {
   });
 }
 
-// Texts to tensors, by the tokenizer.json and tokenizer_config.json of a folder.
+// Texts to tensors, by the tokenizer.json and tokenizer_config.json of a folder. `longest`: the most tokens of a text.
 async function encoder(tokenizer, longest) {
   const folder = path.dirname(path.resolve(tokenizer));
   env.localModelPath = path.dirname(folder);
   const encode = await AutoTokenizer.from_pretrained(path.basename(folder), { local_files_only: true });
-  return (texts) => tensors(encode(texts, { padding: true, truncation: true, max_length: longest }));
+  return (texts) => {
+    const encoded = Object.entries(encode(texts, { padding: false, truncation: false, return_tensor: false }));
+    return Object.fromEntries(encoded.map(([name, rows]) => [name, batch(rows, longest, name === "input_ids" ? encode.pad_token_id : 0)]));
+  };
+}
+
+// Rows of numbers, cut and padded on the right, as a tensor. (The tokenizer's own truncation drops the last special token.)
+function batch(rows, longest, padding) {
+  const cut = rows.map((row) => (row.length > longest ? [...row.slice(0, longest - 1), row.at(-1)] : row));
+  const sequence = Math.max(...cut.map((row) => row.length));
+  const padded = cut.flatMap((row) => [...row, ...Array(sequence - row.length).fill(padding)]);
+  return { dtype: "int64", shape: [rows.length, sequence], bytes: new Uint8Array(BigInt64Array.from(padded, BigInt).buffer) };
 }
 
 const tensors = (results) => Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, taken(tensor)]));
