@@ -62,14 +62,16 @@ def native(request: pytest.FixtureRequest) -> Native:
 def ask(native: Native, tmp_path: Path) -> Callable[..., Ended]:
     """Runs the runner on a model and two cases, whose inputs are those named; what it said and gave."""
 
-    def run(model: Model, inputs: tuple[str, ...] = NAMES, device: str = "cpu", width: int = 1) -> Ended:
+    def run(
+        model: Model, inputs: tuple[str, ...] = NAMES, device: str = "cpu", width: int = 1, more: tuple[str, ...] = ()
+    ) -> Ended:
         (kind,) = native.reads
         job = Job(_made(kind, model, tmp_path), tmp_path / "cases", tmp_path / "out", device)
         specs = tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in NAMES)
         output = TensorSpec("last_hidden_state", "float32", ("batch", "sequence", width))
         cases = {name: {each: _array(each, *shape) for each in inputs} for name, shape in SHAPES.items()}
         write_cases(job.inputs, cases, Signature(specs, (output,)), "feature-extraction", "float32")
-        ended = subprocess.run(native.command(job), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        ended = subprocess.run([*native.command(job), *more], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if ended.returncode:
             assert not job.outputs.exists()
             return Ended(ended.returncode, ended.stderr.splitlines())
@@ -198,3 +200,12 @@ def test_a_device_that_is_not_here_is_refused(ask: Callable[..., Ended]) -> None
     assert len(ended.lines) == 1
     assert ended.lines[0].startswith("E_DEVICE: ")
     assert ended.lines[0].endswith("; use --device cpu")
+
+
+def test_texts_are_refused_where_it_takes_none(native: Native, ask: Callable[..., Ended]) -> None:
+    if native.takes_texts:
+        pytest.skip("test_native_texts.py has those that take texts")
+    ended = ask(Model(), more=("--tokenizer", "tokenizer.json"))
+    assert ended.code not in (0, 5)
+    assert len(ended.lines) == 1
+    assert "it takes no texts" in ended.lines[0]

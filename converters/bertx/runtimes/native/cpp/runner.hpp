@@ -77,6 +77,7 @@ inline void serve(int argc, char** argv, const std::string& runtime, Model& mode
     const std::string value = option(argc, argv, name);
     return value.empty() ? throw std::runtime_error(name + " is missing") : value;
   };
+  if (!option(argc, argv, "--tokenizer").empty()) throw std::runtime_error("it takes no texts");
   TensorFile file = read_safetensors(chosen("--inputs"));
   const Json signature = Json::parse(file.metadata.at("signature"));
   const Task task{chosen("--artifact"), chosen("--device"), file.metadata.at("dtype"),

@@ -41,7 +41,12 @@ func runner(runtime string, model Model) {
 	inputs := flag.String("inputs", "", "the file of cases")
 	outputs := flag.String("outputs", "", "the file to write")
 	device := flag.String("device", "cpu", "the device to use")
+	tokenizer := flag.String("tokenizer", "", "not for this runner: it takes no texts")
 	flag.Parse()
+	if *tokenizer != "" {
+		fmt.Fprintf(os.Stderr, "%s: it takes no texts\n", runtime)
+		os.Exit(1)
+	}
 	err := serve(runtime, model, Task{Artifact: *artifact, Device: *device}, *inputs, *outputs)
 	if err == nil {
 		return

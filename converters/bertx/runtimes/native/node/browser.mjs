@@ -51,7 +51,8 @@ async function serve(artifact, cases) {
   return server;
 }
 
-await program("onnxruntime-web", async ({ artifact, browser: executablePath = "/usr/bin/chromium" }, cases) => {
+await program("onnxruntime-web", async ({ artifact, tokenizer, browser: executablePath = "/usr/bin/chromium" }, cases) => {
+  if (tokenizer) throw new Error("it takes no texts");
   const server = await serve(artifact, cases);
   const sandbox = process.getuid?.() === 0 ? ["--no-sandbox"] : []; // Chromium has none for root
   const browser = await chromium.launch({ executablePath, args: [...QUIET, ...sandbox] });
