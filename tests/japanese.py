@@ -24,6 +24,7 @@ COMMANDS = (
     ("to-safetensors", OLD_REPO),
     ("trace", OLD_REPO),
     ("to-onnx", OLD_REPO),
+    ("tokenizer", OLD_REPO),
     ("verify", "bert-base-japanese-v3"),
     ("inspect", "bert-base-japanese-v3"),
 )

@@ -54,11 +54,10 @@ def test_the_bundle_names_the_checkpoint_as_the_user_did_and_its_commit(from_hub
     source = from_hub.manifest["source"]
     assert source["checkpoint"] == japanese.OLD_REPO
     assert len(source["commit"]) == 40
-    assert {artifact["path"] for artifact in from_hub.manifest["artifacts"]} >= {
-        "model.safetensors",
-        "torchscript/model.pt",
-        "onnx/model.onnx",
-    }
+    assert {artifact["path"] for artifact in from_hub.manifest["artifacts"]} == {
+        "model.safetensors", "torchscript/model.pt", "onnx/model.onnx",
+    }  # fmt: skip
+    assert {"tokenizer.json", "mecab_contract.json", "golden_tokens.jsonl"} <= set(from_hub.manifest["files"])
 
 
 def test_the_weights_are_those_of_the_bin_bit_for_bit(from_hub: FromHub) -> None:

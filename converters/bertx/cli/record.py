@@ -52,7 +52,7 @@ def command(source: str, **chosen: Any) -> None:
         cache=cache_folder(),
     )
     output = chosen["output"] or Path(f"{re.split(r'[/:.]', source.rstrip('/'))[-1] or 'model'}-golden")
-    looked = fetching(chosen["revision"], chosen["offline"])
+    looked = fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"])
     try:
         made = record(source, output, options=options, fetching=looked, force=chosen["force"], progress=phases)
     finally:

@@ -38,8 +38,9 @@ def command(checkpoint: str, dictionary: str | None, **chosen: Any) -> None:
     """
     phases = Phases(chosen["verbose"], chosen["quiet"])
     try:
+        api.check(checkpoint, chosen["output"], chosen["task"], None)
         phases("fetching")
-        source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"]))
+        source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"]))
         phases("making and comparing")
         made = api.tokenizer(
             source,
