@@ -181,6 +181,38 @@ class Tied(nn.Module):
         return self.back(self.table(ids).mean(dim=1)) * self.scale
 
 
+class Mixed(nn.Module):
+    """Ids, a mask and bytes of a picture in; one number, integers and booleans out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.classes = nn.Embedding(30, 8), nn.Linear(8, 4)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, picture: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.classes(self.table(ids)).masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
+        bright = (picture.float() / 255).mean()
+        return {"loss": (logits * bright).square().mean(), "best": logits.argmax(dim=-1), "any": mask.any(dim=1)}
+
+
+def test_inputs_and_outputs_of_any_dtype_are_judged(options: VerifyOptions, tmp_path: Path) -> None:
+    made = bertx.export_module(
+        Mixed(),
+        {
+            "ids": torch.randint(0, 30, (2, 5)),
+            "mask": torch.ones(2, 5, dtype=torch.bool),
+            "picture": torch.randint(0, 256, (3, 4), dtype=torch.uint8),
+        },
+        tmp_path / "net",
+        dynamic={"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},
+        ranges={"ids": (0, 29), "picture": (0, 255)},
+        formats=["onnx"],
+        verify=options,
+    )
+    (result,) = made.report.results
+    assert [(row.name, row.passed) for row in result.outputs] == [("loss", True), ("best", True), ("any", True)]
+    assert bertx.verify(made, options=options).report.verdict == "pass"
+
+
 def test_tied_weights_are_written_once_and_told(options: VerifyOptions, tmp_path: Path) -> None:
     made = bertx.export_module(
         Tied(),
@@ -195,6 +227,11 @@ def test_tied_weights_are_written_once_and_told(options: VerifyOptions, tmp_path
     assert set(load_file(made.folder / "model.safetensors")) == {"table.weight"}
     entry = made.manifest.artifacts[0]
     assert (entry.options["aliases"], entry.options["left_out"]) == ({"back.weight": "table.weight"}, ["scale"])
+
+
+def test_a_module_without_weights_has_no_safetensors(options: VerifyOptions, tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="ReLU has no weights"):
+        bertx.export_module(nn.ReLU(), {"x": torch.randn(2, 4)}, tmp_path / "net", verify=options)
 
 
 def test_without_a_comparison_nothing_is_said_to_pass(arguments: dict[str, Any], tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class Safetensors(Format):
         import torch
 
         kept, aliases = _distinct(source.state)
+        if not any(value.numel() for value in kept.values()):
+            raise InputRefused("E_MODULE", f"{escape(source.head)} has no weights", "leave safetensors out of formats")
         _save(kept, aliases, path)
         problem = difference(path, kept)
         if problem is not None:

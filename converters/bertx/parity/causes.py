@@ -59,6 +59,8 @@ def fixed_shape(found: Findings, row: Row) -> str | None:
     exact = {v[row.name].shape for v in found.evidence.exact.values() if row.name in v}
     if len(exact) > 1 and len(made) == 1:
         return "it is the same in every case: the sample's shape was baked in"
+    if () in made | exact:
+        return None
     if all(shape[:-1] in {e[:-1] for e in exact} for shape in made) and {s[-1] for s in made} != {s[-1] for s in exact}:
         return "only its last axis differs: a layer at the end (Dense, head) is missing or another one"
     return None

@@ -195,7 +195,7 @@ def _candidates(rows: bool, size: int) -> Sequence[Sequence[int]]:
 def _values(maker: _Maker, moved: Mapping[str, Sequence[int]]) -> Iterator[Case]:
     import numpy as np
 
-    yield Case("sample", {name: np.ascontiguousarray(array) for name, array in maker.known.samples.items()})
+    yield Case("sample", {name: np.asarray(array, order="C") for name, array in maker.known.samples.items()})
     rows = maker.known.rows
     base = {rows: 2} if rows and 2 in (*moved[rows], maker.known.sizes[rows]) else {}
     for kind in ("zeros", "ones", "impulse", "normal", "uniform", "large"):
@@ -242,7 +242,7 @@ def _sizes(maker: _Maker, moved: Mapping[str, Sequence[int]], runs: Runs) -> Ite
 def _rows(maker: _Maker, runs: Runs) -> Iterator[Case]:
     """Three rows together, in another order, and one of them alone."""
     rows = maker.known.rows
-    together = maker.inputs("normal", {rows: 3}) if rows else {}
+    together = maker.inputs("uniform", {rows: 3}) if rows else {}
     if rows is None or not runs(together):
         return
     batched = {spec.name for spec in maker.known.inputs if spec.shape and spec.shape[0] == rows}

@@ -105,7 +105,8 @@ def write_cases(
     import numpy as np
     from safetensors.numpy import save_file
 
-    flat = {f"{case}/{name}": np.ascontiguousarray(a) for case, arrays in cases.items() for name, a in arrays.items()}
+    # Not ascontiguousarray, which gives a single number an axis.
+    flat = {f"{c}/{name}": np.asarray(a, order="C") for c, arrays in cases.items() for name, a in arrays.items()}
     metadata = {
         "signature": json.dumps(signature.to_json()),
         "inputs": json.dumps([spec.name for spec in signature.inputs]),
@@ -197,7 +198,7 @@ def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str,
         from safetensors.numpy import save_file as save_arrays
 
         save_arrays(
-            {name: np.ascontiguousarray(value) for name, value in results.items()},
+            {name: np.asarray(value, order="C") for name, value in results.items()},
             path,
             metadata=dict(metadata),
         )
