@@ -113,6 +113,7 @@ def run(subject: Subject, bench: Bench) -> Ran:
     metadata = {
         "signature": json.dumps(subject.signature.to_json()),
         "inputs": json.dumps([spec.name for spec in subject.signature.inputs]),
+        "threads": "1",
     }
     arrays: dict[str, dict[str, Any]] = {}
     dtypes: dict[str, str] = {}

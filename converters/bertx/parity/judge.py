@@ -115,7 +115,14 @@ def run_artifact(
         outputs = subject.signature.outputs if subject.signature else ()
         named = outputs or tuple(TensorSpec(name, subject.dtype, ()) for name in subject.outputs)
         signature = Signature(inputs.inputs, named)
-        write_cases(job.inputs, {case.name: case.inputs for case in cases}, signature, task, subject.dtype)
+        write_cases(
+            job.inputs,
+            {case.name: case.inputs for case in cases},
+            signature,
+            task,
+            subject.dtype,
+            {"threads": str(process.threads())},
+        )
         ended = process.run(runtime.command(job), limits)
         facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}
         facts["instructions"] = instructions() if device == "cpu" else None

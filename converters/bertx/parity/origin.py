@@ -33,6 +33,7 @@ from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
 from bertx.parity.tokens import compare_tokens, text_folder
+from bertx.parity.unchanged import unchanged
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
 from bertx.runtimes.protocol import write_cases
@@ -92,6 +93,10 @@ class Origin(ABC):
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         """The row of the tokenizer in the folder of some artifacts, None where there is nothing to compare."""
         return None
+
+    def repeats(self, subject: Subject) -> bool:
+        """Whether eager PyTorch on this artifact would compute the reference over again."""
+        return False
 
     def signature(self, cases: Sequence[Case]) -> Signature:
         """The signature of the cases; its outputs are empty where the reference's answers tell them."""
@@ -174,12 +179,15 @@ class Stock(Origin):
         with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
             path = Path(folder) / "cases.safetensors"
             named = {case.name: case.inputs for case in cases}
-            write_cases(path, named, self.signature(cases), self.task, dtype)
+            write_cases(path, named, self.signature(cases), self.task, dtype, {"threads": str(process.threads())})
             return references.compute(self.checkpoint, path, dtype, device, limits, cache)
 
     def told(self) -> dict[str, Any]:
         source = self.checkpoint
         return {"checkpoint": source.source, "commit": source.commit, "origin": source.origin}
+
+    def repeats(self, subject: Subject) -> bool:
+        return unchanged(subject, self.checkpoint)
 
     def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
         """The weights inside an artifact and the labels beside it."""

@@ -18,6 +18,7 @@ from bertx.errors import LocalProblem
 from bertx.model.tasks import Task
 from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
+from bertx.parity.compare import Row
 from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin, Stock
@@ -71,15 +72,20 @@ def verify_subjects(
         for subject in whole:
             plan += _plan(subject, origin, where, options)
         jobs = [each for each in plan if isinstance(each, _Job)]
+        spared = _spared(jobs, origin)
         questions = {asked: origin.cases(asked, options) for asked in dict.fromkeys(job.asked for job in jobs)}
         workers = _workers(origin)
-        progress(f"the reference and {len(jobs)} runners, at most {workers} at a time")
+        progress(f"the reference and {len(jobs) - len(spared)} runners, at most {workers} at a time")
         with stoppable(options.limits(), workers) as (pool, limits):
             answers = {
                 asked: pool.submit(origin.reference, asked, cases, where, limits, options.cache)
                 for asked, cases in questions.items()
             }
-            runs = {job: pool.submit(_run, job, questions[job.asked], origin, where, limits) for job in jobs}
+            runs = {
+                job: pool.submit(_run, job, questions[job.asked], origin, where, limits)
+                for job in jobs
+                if job not in spared
+            }
             tokens = {
                 home: pool.submit(origin.tokens, home, options, limits)
                 for home in dict.fromkeys(job.subject.home for job in jobs)
@@ -95,10 +101,13 @@ def verify_subjects(
             results = []
             for each in plan:
                 if isinstance(each, _Job):
-                    ran = runs[each].result()
-                    progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     ids = tokens[each.subject.home].result()
                     rows = (*beside[each.subject].result(), *([ids] if ids else []))
+                    if each in spared:
+                        results.append(_bytes(each.subject, rows))
+                        continue
+                    ran = runs[each].result()
+                    progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
@@ -138,6 +147,26 @@ def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) 
         else:
             found.append(_not_run(subject, runtime.name, why, counts))
     return found
+
+
+def _spared(jobs: Sequence[_Job], origin: Origin) -> set[_Job]:
+    """Jobs that would compute the reference over again, where it is computed (or cached) for another job anyhow.
+
+    Who names the runtime gets it run.
+    """
+    needed = {job.asked for job in jobs if job.subject.format != "safetensors"}
+    return {
+        job
+        for job in jobs
+        if job.runtime.name == "eager" and not job.by_name and job.asked in needed and origin.repeats(job.subject)
+    }
+
+
+def _bytes(subject: Subject, rows: tuple[Row, ...]) -> Result:
+    """The result of weights that are the checkpoint's own, bit for bit: what was compared is in its rows."""
+    bad = [f"{row.name}: {row.problem}" for row in rows if not row.passed] + ["nothing was compared"] * (not rows)
+    verdict, cause = ("fail", "; ".join(bad)) if bad else ("pass", None)
+    return Result(subject.name, subject.format, subject.dtype, "bytes", verdict, outputs=rows, cause=cause, asked=True)
 
 
 def _asked(subject: Subject, binding: Binding, origin: Origin) -> Asked:

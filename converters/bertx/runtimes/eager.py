@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.runtimes import Runtime, absent
-from bertx.runtimes.protocol import Program, main
+from bertx.runtimes.protocol import Program, limit_threads, main
 
 if TYPE_CHECKING:
     from bertx.runtimes.protocol import Array
@@ -39,6 +39,7 @@ class EagerProgram(Program):
         from bertx.model.loading import load
         from bertx.model.tasks import task_named
 
+        limit_threads(metadata)
         task = task_named(metadata["task"])
         checkpoint = open_folder(artifact.parent)
         self.device = device

@@ -49,10 +49,11 @@ class OnnxRuntimeProgram(Program):
 
     def open(self, artifact: Path, device: str, metadata: Mapping[str, str]) -> None:
         self.device = device
-        self.session = _session(str(artifact), device, artifact.parent)
+        threads = int(metadata.get("threads") or 0)
+        self.session = _session(str(artifact), device, artifact.parent, threads)
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
-        self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session)
+        self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session, threads)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         fed = {name: _cast(name, inputs[name], kind) for name, kind in self.kinds.items()}
@@ -75,7 +76,8 @@ class OnnxRuntimeProgram(Program):
         }
 
 
-def _session(model: str | bytes, device: str, folder: Path) -> Any:
+def _session(model: str | bytes, device: str, folder: Path, threads: int) -> Any:
+    """A session at the level that users run; `threads` 0 is one for each processor."""
     import onnxruntime
 
     if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
@@ -83,6 +85,7 @@ def _session(model: str | bytes, device: str, folder: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     if isinstance(model, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     wanted: list[Any] = ["CPUExecutionProvider"]
@@ -115,7 +118,9 @@ def _taps(session: Any) -> dict[str, str]:
     return {str(tap): str(tensor) for tap, tensor in taps.items()} if isinstance(taps, dict) else {}
 
 
-def _tapped(artifact: Path, device: str, taps: dict[str, str], shipped: Any) -> tuple[dict[str, str], Any]:
+def _tapped(
+    artifact: Path, device: str, taps: dict[str, str], shipped: Any, threads: int
+) -> tuple[dict[str, str], Any]:
     """(taps that the graph still has, a session that gives them): a copy in memory with them as outputs.
 
     An optimizer may have fused a recorded tap away; that is no fault, the outputs are judged all the same.
@@ -132,7 +137,7 @@ def _tapped(artifact: Path, device: str, taps: dict[str, str], shipped: Any) -> 
     if not added:
         return kept, shipped
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
-    return kept, _session(model.SerializeToString(), device, artifact.parent)
+    return kept, _session(model.SerializeToString(), device, artifact.parent, threads)
 
 
 RUNTIME = OnnxRuntime()

@@ -45,6 +45,12 @@ class Ended:
     exit_code: int | None
 
 
+def threads() -> int:
+    """How many threads a runner should compute with: two run side by side, and threads that wait for a processor
+    spin, so that two runners with a thread for each processor take several times as long as with half of them."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
 def run(command: Sequence[str], limits: Limits) -> Ended:
     """Runs a program to its end or to a limit. Its standard output is thrown away; its last words become the reason."""
     import psutil

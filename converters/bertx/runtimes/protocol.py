@@ -2,8 +2,8 @@
 
     RUNNER --artifact PATH --inputs CASES.safetensors --outputs OUT.safetensors --device cpu|cuda|cuda:N
 
-CASES holds `<case>/<tensor>`, its metadata the `signature` as JSON, the order of `inputs`, the `task` and the
-`dtype` judged. OUT holds
+CASES holds `<case>/<tensor>`, its metadata the `signature` as JSON, the order of `inputs`, the `task`, the
+`dtype` judged and, as a hint, the number of `threads`. OUT holds
 `<case>/<output>` (hidden states as `hidden_states.<k>`), its metadata runtime, version, provider, device, dtype and
 `seconds` per case as JSON. Exit 0, or non-zero with one line on standard error.
 """
@@ -101,7 +101,8 @@ def write_cases(
     dtype: str,
     more: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a file of cases as the protocol wants it; `more` is metadata that some runners know, such as texts."""
+    """Writes a file of cases as the protocol wants it; `more` is metadata that some runners know, such as texts or the number of
+    `threads` to compute with."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -115,6 +116,14 @@ def write_cases(
         **(more or {}),
     }
     save_file(flat, path, metadata=metadata)
+
+
+def limit_threads(metadata: Mapping[str, str]) -> None:
+    """Lets PyTorch compute with as many threads as the file of cases says, where it says so."""
+    import torch
+
+    if metadata.get("threads"):
+        torch.set_num_threads(int(metadata["threads"]))
 
 
 class CaseFailed(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.runtimes import Runtime, absent
-from bertx.runtimes.protocol import Program, main
+from bertx.runtimes.protocol import Program, limit_threads, main
 
 if TYPE_CHECKING:
     from bertx.runtimes.protocol import Array
@@ -34,6 +34,7 @@ class TorchScriptProgram(Program):
     def open(self, artifact: Path, device: str, metadata: Mapping[str, str]) -> None:
         import torch
 
+        limit_threads(metadata)
         self.device = device
         self.module = torch.jit.load(str(artifact), map_location=device).eval()
         signature = json.loads(metadata["signature"])

@@ -1,0 +1,50 @@
+"""Published weights that are the checkpoint's own, bit for bit, with the same files beside them.
+
+What eager PyTorch computes with them is the reference itself: the same program on the same numbers. So they are
+compared with the checkpoint, not computed with once more, where the reference of that dtype is computed anyhow.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+
+from bertx.checkpoint import Checkpoint
+from bertx.checkpoint.config import read_config
+from bertx.checkpoint.tensors import TensorInfo, chunks, read_header
+from bertx.errors import BertxError
+from bertx.parity.judge import Subject
+
+#: files beside the weights that say nothing of what is computed
+_WORDS = ("README.md", "LICENSE")
+
+
+def unchanged(subject: Subject, checkpoint: Checkpoint) -> bool:
+    """Whether a safetensors file holds the checkpoint's tensors, all of them and no other, in the same folder."""
+    if subject.format != "safetensors":
+        return False
+    try:
+        made = read_header(subject.path)
+        if read_config(subject.path.parent).values != checkpoint.config.values:
+            return False
+        if made.keys() != checkpoint.weights.keys():
+            return False
+        return all(_same(made[name], info) for name, info in checkpoint.weights.items()) and all(
+            _same_file(subject.path.parent / name, checkpoint.folder / name)
+            for name in checkpoint.companions()
+            if name != "config.json" and not name.startswith(_WORDS)
+        )
+    except (BertxError, OSError):
+        return False  # what cannot be read is for its runner to say
+
+
+def _same(one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return (one.file, one.begin) == (other.file, other.begin) or all(
+        mine == theirs for mine, theirs in zip_longest(chunks(one), chunks(other))
+    )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.samefile(other) or one.read_bytes() == other.read_bytes()
