@@ -76,16 +76,17 @@ torch.save(state, sys.argv[1] + "/pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one command."""
+    """One run of one command; `processor` is the time of all of its processes together."""
 
     seconds: float
     mib: float
     errors: str
+    processor: float
 
 
-def measure(command: Sequence[str | Path]) -> Measured:
+def measure(command: Sequence[str | Path], **more: str) -> Measured:
     """Runs a command to its end. The kernel counts its memory, and that of what it started and waited for."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **more}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode every start compiles, which nobody's does
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
@@ -98,7 +99,7 @@ def measure(command: Sequence[str | Path]) -> Measured:
         told = errors.read()
     if process.returncode != 0:
         raise SystemExit(f"{command[0]} ended with {process.returncode}: {told[-500:]}")
-    return Measured(seconds, usage.ru_maxrss / 2**10, told)
+    return Measured(seconds, usage.ru_maxrss / 2**10, told, usage.ru_utime + usage.ru_stime)
 
 
 def compare(title: str, ours: Callable[[], list[str | Path]], peer: Callable[[], list[str | Path]], runs: int) -> None:
@@ -182,14 +183,24 @@ def to_safetensors_bin(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    bundle = folder / "all"
-    measure(bertx("run", "recipes/minilm.toml", "-o", bundle))
-    runs = [measure(bertx("verify", bundle, "-v", "--task", "sentence-similarity")) for _ in range(3)]
-    middle = sorted(runs, key=lambda run: run.seconds)[1]
-    row("`verify`, three runtimes, in all", f"{middle.seconds:.2f} s", f"{middle.mib:.0f} MiB", "")
-    for line in middle.errors.splitlines():
-        seconds, _, phase = line.removeprefix("bertx:").strip().partition(" s  ")
-        row(f"— {phase}", f"{seconds} s", "", "")
+    """A bundle of three formats: every runtime by name, or all that are ready; anew, and with the reference kept."""
+    bundle, cache = folder / "all", folder / "cache"
+    measure(bertx("run", "recipes/minilm.toml", "-o", bundle), BERTX_CACHE=str(cache))
+    named = [part for name in ("eager", "torchscript", "onnxruntime") for part in ("--runtime", name)]
+    for title, chosen in (("three runtimes by name", named), ("as it is", [])):
+        command = bertx("verify", bundle, "-v", *chosen)
+        for state in ("anew", "reference kept"):
+            runs = []
+            for _ in range(3):
+                if state == "anew":
+                    shutil.rmtree(cache / "references", ignore_errors=True)
+                runs.append(measure(command, BERTX_CACHE=str(cache)))
+            middle = sorted(runs, key=lambda run: run.seconds)[1]
+            job = f"`verify` of three formats, {title}, {state}"
+            row(job, f"{middle.seconds:.2f} s", f"{middle.processor:.2f} s of processors", f"{middle.mib:.0f} MiB")
+            for line in middle.errors.splitlines():
+                seconds, _, phase = line.removeprefix("bertx:").strip().partition(" s  ")
+                row(f"— {phase}", f"{seconds} s", "", "")
 
 
 BENCHES = {each.__name__: each for each in (help_time, to_safetensors, to_safetensors_bin, to_onnx, verify)}

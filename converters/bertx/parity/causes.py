@@ -97,6 +97,28 @@ def _stack(arrays: Sequence[Array], width: int) -> Array:
     return np.concatenate([array.reshape(-1, width) for array in arrays])
 
 
+def _moved(found: Findings) -> str | None:
+    """Rows that are all there, in another order, in every case that is wrong."""
+    for row in (each for each in found.rows if each.bad_cases):
+        pairs = [pair for pair in found.pairs(row.name) if pair[0] in row.bad_cases]
+        if pairs and all(_reordered(found, *pair) for pair in pairs):
+            return f"{row.name}: every row is right and in another place: rows were sorted and not put back"
+    return None
+
+
+def _reordered(found: Findings, case: str, made: Array, exact: Array) -> bool:
+    """Whether each right row of a batch is in the answer, at its own valid positions."""
+    mask = found.evidence.inputs[case].get("attention_mask") if found.evidence else None
+    tokens = mask is not None and made.shape[:2] == mask.shape
+    if len(made) < 2:
+        return False
+    for k, right in enumerate(exact):
+        keep = mask[k] == 1 if tokens and mask is not None else slice(None)
+        if not any(_close(ours[keep], right[keep]) for ours in made):
+            return False
+    return True
+
+
 def _other_layer(found: Findings) -> str | None:
     """An output that is the reference's state at another boundary."""
     if not found.evidence:
@@ -201,6 +223,7 @@ def _narrow(found: Findings) -> str | None:
 CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     _constant,
     _labels,
+    _moved,
     _other_layer,
     _skipped,
     _scaled,

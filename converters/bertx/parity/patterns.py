@@ -27,13 +27,12 @@ def _right_rows(found: Findings, case: str, name: str) -> Array:
 
 def first_row_for_all(found: Findings) -> str | None:
     for row in found.rows:
-        together = _rows_of(found, "rows-together", row.name)
-        if together is None or together.ndim == 0 or len(together) < 2:
-            continue
-        if (_right_rows(found, "rows-together", row.name)[1:] == together[:1]).all():
-            continue
-        if abs(together[1:] - together[:1]).max() <= row.max_limit * row.max_noise:
-            return "every row gets the answer of the first one: the sample's batch was baked in"
+        room = row.max_limit * row.max_noise
+        for case, made, exact in found.pairs(row.name):
+            if case != "rows-together" or len(made) < 2 or abs(made[0] - exact[0]).max() > room:
+                continue
+            if abs(made[1:] - made[:1]).max() <= room:
+                return "every row gets the answer of the first one: the sample's batch was baked in"
     return None
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.config import read_config
-from bertx.checkpoint.tensors import TensorInfo, chunks, read_header
+from bertx.checkpoint.tensors import TensorInfo, chunks
+from bertx.checkpoint.weights import read_file
 from bertx.errors import BertxError
 from bertx.parity.judge import Subject
 
@@ -24,7 +25,7 @@ def unchanged(subject: Subject, checkpoint: Checkpoint) -> bool:
     if subject.format != "safetensors":
         return False
     try:
-        made = read_header(subject.path)
+        made = read_file(subject.path)
         if read_config(subject.path.parent).values != checkpoint.config.values:
             return False
         if made.keys() != checkpoint.weights.keys():
@@ -41,9 +42,7 @@ def unchanged(subject: Subject, checkpoint: Checkpoint) -> bool:
 def _same(one: TensorInfo, other: TensorInfo) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    return (one.file, one.begin) == (other.file, other.begin) or all(
-        mine == theirs for mine, theirs in zip_longest(chunks(one), chunks(other))
-    )
+    return one.place == other.place or all(mine == theirs for mine, theirs in zip_longest(chunks(one), chunks(other)))
 
 
 def _same_file(one: Path, other: Path) -> bool:
