@@ -79,9 +79,11 @@ def picture(outcomes: Sequence[Outcome]) -> str:
     """The drawing as SVG."""
     made = [each for each in outcomes if each.made]
     right = [each.share for each in made if each.right and each.share]
-    seen = [each.share for each in made if not each.right and each.observable and each.share]
+    wrong = [each for each in made if not each.right and each.observable]
+    seen = [each.share for each in wrong if each.share and each.share > 1]
     hidden = [each.share for each in made if not each.right and not each.observable and each.share]
-    none = sum(1 for each in made if not each.right and each.observable and each.share is None)
+    none = sum(1 for each in wrong if each.share is None)
+    within = sum(1 for each in wrong if each.share is not None and each.share <= 1)
     limit = place(1)
     drawn = [
         *bars("right", [("right", histogram(right))]),
@@ -99,14 +101,15 @@ def picture(outcomes: Sequence[Outcome]) -> str:
         drawn.append(f'<text class="small" x="{x:.1f}" y="{BASE + 10}" text-anchor="middle">{name}</text>')
     words = [
         ("title", LEFT, 20, f"{len(right)} right artifacts: at most {max(right):.2f} of the limit"),
-        ("title", limit + 6, 174, f"{len(seen)} wrong artifacts: from {min(seen):.1f} times the limit on"),
-        ("small", LEFT, 174, f"{len(hidden)} paler: error below 30 times the noise"),
+        ("title", limit + 6, 174, f"{len(seen)} wrong artifacts: at least {min(seen):.1f} times the limit"),
         ("small", LEFT, BASE + 30, f"Largest judged ratio over its limit, in quarters of a decade. "
-         f"{none} more wrong ones give no ratio: NaN, another shape, a crash."),
+         f"Paler: {len(hidden)} whose error is below 30 times the noise."),
+        ("small", LEFT, BASE + 46, f"{none} more wrong ones give no ratio (NaN, another shape, a crash), {within} are "
+         "found by the bytes of their weights alone."),
     ]  # fmt: skip
     drawn += [f'<text class="{kind}" x="{x:.1f}" y="{y}">{text}</text>' for kind, x, y, text in words]
     label = f"{len(right)} right artifacts below the limit, {len(seen)} wrong ones above it, on a logarithmic axis"
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {BASE + 40}" role="img" aria-label="{label}">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {BASE + 56}" role="img" aria-label="{label}">'
     return "\n".join([head, f"<style>{STYLE}</style>", *drawn, "</svg>"]) + "\n"
 
 

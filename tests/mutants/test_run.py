@@ -62,3 +62,4 @@ def test_the_picture_is_an_svg_with_a_bar_for_each_kind() -> None:
     kinds = {each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")}
     assert kinds == {"right", "wrong", "hidden"}
     assert any("1 more wrong ones give no ratio" in (each.text or "") for each in root.iter())
+    assert any("1 are found by the bytes" in (each.text or "") for each in root.iter())

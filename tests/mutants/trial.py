@@ -161,14 +161,19 @@ def true_ratio(subject: Subject, ran: Ran, bench: Bench) -> float:
     return found
 
 
-def killing(subject: Subject, ran: Ran, bench: Bench, result: Result) -> tuple[str, ...]:
+def killing(subject: Subject, ran: Ran, bench: Bench) -> tuple[str, ...]:
     """The cases each of which shows that an artifact is wrong."""
-    found = {case for row in (*result.outputs, *result.taps) for case in row.bad_cases} | set(ran.stopped)
+    found = set(ran.stopped)
     for case in bench.cases:
         exact = bench.reference.exact.arrays[case.name]
         for name, value in ran.made.arrays.get(case.name, {}).items():
             if name in exact and (value.shape != exact[name].shape or not np.isfinite(value).all()):
                 found.add(case.name)
+    # One number that is none fails an output before its other cases are looked at.
+    rest = replace(bench, cases=tuple(case for case in bench.cases if case.name not in found))
+    if rest.cases:
+        result = verdict(subject, ran, rest)
+        found |= {case for row in (*result.outputs, *result.taps) for case in row.bad_cases}
     return tuple(case.name for case in bench.cases if case.name in found)
 
 
@@ -183,7 +188,7 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
         if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":
             result = replace(result, verdict="fail", cause=f"weights: {weights.problem}")
         ratio = true_ratio(subject, ran, stand.broad)
-        return Trial(mutant, result, ratio, killing(subject, ran, stand.quick, result))
+        return Trial(mutant, result, ratio, killing(subject, ran, stand.quick))
 
 
 def _line(error: Exception) -> str:
