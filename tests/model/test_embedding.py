@@ -167,3 +167,20 @@ def test_a_real_model_gives_the_embeddings_of_the_library(minilm: Path) -> None:
         assert torch.allclose(
             build_pooling(read_pooling(minilm))(tokens, inputs["attention_mask"]), expected, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_row_without_a_token_gives_numbers_and_leaves_the_other_rows_alone(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    modules = [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}, *modules])
+    )
+    settings = {"word_embedding_dimension": HIDDEN, "pooling_mode": mode}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    tokens = torch.randn(2, 7, HIDDEN, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 5 + [0] * 2, [0] * 7])
+    for embed in (embedder(tmp_path), build_pooling(read_pooling(tmp_path))):
+        made = embed(tokens, mask)
+        assert made.isfinite().all()
+        assert torch.allclose(made[:1], embed(tokens[:1], mask[:1]))

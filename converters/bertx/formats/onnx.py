@@ -22,7 +22,7 @@ from bertx.errors import InputRefused, LocalProblem, escape
 from bertx.formats import Contents, ExportOptions, Format, Written, artifact_name
 from bertx.model.tasks import HIDDEN_STATES, Task
 from bertx.model.wrapper import Source, default_outputs, wrap
-from bertx.signature import Signature, TensorSpec
+from bertx.onnx_header import read_onnx_header
 
 #: keys of the model's metadata
 SIGNATURE, TAPS, TASK = "bertx.signature", "bertx.taps", "bertx.task"
@@ -63,25 +63,11 @@ class Onnx(Format):
         return Written(source.dtype, source.signature, taps, recorded, versions, source.head)
 
     def contents(self, path: Path) -> Contents:
-        import onnx
-
-        try:
-            model = onnx.load(str(path), load_external_data=False)
-        except Exception as error:
-            raise InputRefused(
-                "E_FORMAT", f"{escape(path.name)} is no ONNX file: {escape(error)}", "export it again"
-            ) from error
-        weights = {initializer.name for initializer in model.graph.initializer}
-        inputs = tuple(_spec(value) for value in model.graph.input if value.name not in weights)
-        outputs = tuple(_spec(value) for value in model.graph.output)
-        facts = {
-            "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-            "nodes": len(model.graph.node),
-            "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        }
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        header = read_onnx_header(path)
+        facts = {"opset": dict(header.opsets), "nodes": header.nodes, "producer": header.producer}
+        outputs = header.signature.outputs
         floats = [spec.dtype for spec in outputs if spec.dtype in ("float32", "float16", "bfloat16", "float64")]
-        return Contents(floats[0] if floats else None, Signature(inputs, outputs), metadata.get(TASK), facts)
+        return Contents(floats[0] if floats else None, header.signature, header.metadata.get(TASK), facts)
 
 
 def _expand(names: tuple[str, ...], checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -220,21 +206,6 @@ def _save(model: Any, path: Path, external: bool) -> None:
     onnx_ir.save(model, path, external_data=f"{path.name}_data" if external else None)
     if not path.is_file():
         raise LocalProblem("E_DISK", f"{escape(path.name)} was not written", "check the disk")
-
-
-def _spec(value: Any) -> TensorSpec:
-    """A graph input or output as a TensorSpec; unknown dtypes keep their ONNX number as text."""
-    import onnx
-
-    kind = value.type.tensor_type
-    name = {"float": "float32", "double": "float64"}.get(
-        onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
-        onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
-    )
-    shape = tuple(
-        dim.dim_param or ("?" if not dim.HasField("dim_value") else int(dim.dim_value)) for dim in kind.shape.dim
-    )
-    return TensorSpec(value.name, name, shape)
 
 
 FORMAT = Onnx()

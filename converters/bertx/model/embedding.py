@@ -41,13 +41,16 @@ def embedder(folder: Path) -> Callable[[torch.Tensor, torch.Tensor], torch.Tenso
 
 
 def _pooled(mode: str, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """One row: tokens (sequence, hidden), keep (sequence) with at least one token.
+    """One row: tokens (sequence, hidden), keep (sequence). A row without a token gives zeros: nothing defines it, but
+    it must be a number.
 
     Half precision is summed in float32, as sentence-transformers does.
     """
     import torch
 
     valid = tokens[keep]
+    if not len(valid):
+        return torch.zeros_like(tokens[0])
     if mode == "cls":
         return valid[0]
     if mode == "lasttoken":
