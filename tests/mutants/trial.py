@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bertx.formats import format_named
+from bertx.parity.binding import bind, filled
 from bertx.parity.compare import FEWEST, compare, judged_positions, pool
 from bertx.parity.judge import Bench, Subject, judge_outputs
 from bertx.parity.report import Result
@@ -107,26 +109,31 @@ def made(mutant: Mutant, stand: Stand) -> Iterator[Path]:
 
 
 def run(subject: Subject, bench: Bench) -> Ran:
-    """Runs an artifact on every case of a bench."""
+    """Runs an artifact on every case of a bench, fed as verify feeds it."""
     program = _PROGRAMS[subject.format]()
     assert subject.signature is not None
-    metadata = {
-        "signature": json.dumps(subject.signature.to_json()),
-        "inputs": json.dumps([spec.name for spec in subject.signature.inputs]),
-        "threads": "1",
-    }
+    ours = subject.signature.inputs
     arrays: dict[str, dict[str, Any]] = {}
     dtypes: dict[str, str] = {}
     stopped: dict[str, str] = {}
     # Optimising a trace anew for each shape takes longer than all of the cases.
     with _quiet(), torch.jit.optimized_execution(False):
         try:
+            theirs = format_named("onnx").contents(subject.path).signature if subject.format == "onnx" else None
+            binding = bind(theirs, ours)
+            specs = binding.fed(theirs, ours)
+            metadata = {
+                "signature": json.dumps(replace(subject.signature, inputs=specs).to_json()),
+                "inputs": json.dumps([spec.name for spec in specs]),
+                "threads": "1",
+            }
             program.open(subject.path, "cpu", metadata)
         except Exception as error:  # noqa: BLE001 - what keeps a file from being loaded is its verdict
             return Ran(Tensors({}, {}, {}), {case.name: _line(error) for case in bench.cases})
         for case in bench.cases:
             try:
-                arrays[case.name] = {name: np.asarray(value) for name, value in program.run(case.inputs).items()}
+                made = program.run(filled(case.inputs, binding, specs))
+                arrays[case.name] = {name: np.asarray(value) for name, value in made.items()}
                 dtypes |= {name: str(value.dtype) for name, value in arrays[case.name].items()}
             except Exception as error:  # noqa: BLE001 - the same for a case
                 stopped[case.name] = _line(error)
