@@ -101,8 +101,8 @@ def write_cases(
     dtype: str,
     more: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a file of cases as the protocol wants it; `more` is metadata that some runners know, such as texts or the number of
-    `threads` to compute with."""
+    """Writes a file of cases as the protocol wants it; `more` is metadata that some runners know, such as texts or
+    the number of `threads` to compute with."""
     import numpy as np
     from safetensors.numpy import save_file
 
