@@ -236,6 +236,9 @@ def _check_head(
 ) -> None:
     for head in heads:
         check_head(task, head)
+        if any(options.dtype is not None or leaf.name != "safetensors" for leaf, options in leaves):
+            hint = "export to safetensors without --dtype; then others from that bundle"
+            raise UsageError("E_USAGE", "a new head goes into unchanged safetensors only", hint)
         if len(leaves) > 1 or output is None:
             hint = "export to safetensors alone, with -o; then the other formats from that bundle"
             raise UsageError("E_USAGE", "a new head makes a new checkpoint, which needs a folder of its own", hint)

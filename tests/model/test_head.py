@@ -97,9 +97,12 @@ def test_a_head_that_makes_no_sense_is_a_usage_error(
 
 def test_it_needs_an_output_and_a_format_of_its_own(source: Path, tmp_path: Path) -> None:
     options = ExportOptions(head=HeadOptions(3))
-    for formats, output in ((["safetensors"], None), (["safetensors", "onnx"], tmp_path / "out")):
-        with pytest.raises(UsageError, match="needs a folder of its own"):
-            api.export(str(source), formats, output, task=TASK, options=options)
+    with pytest.raises(UsageError, match="needs a folder of its own"):
+        api.export(str(source), ["safetensors"], None, task=TASK, options=options)
+    half = ExportOptions("float16", head=HeadOptions(3))
+    for formats, chosen in ((["onnx"], options), (["safetensors", "onnx"], options), (["safetensors"], half)):
+        with pytest.raises(UsageError, match="unchanged safetensors only"):
+            api.export(str(source), formats, tmp_path / "out", task=TASK, options=chosen)
 
 
 def test_a_head_that_is_there_is_never_overwritten(bundle: Path, tmp_path: Path) -> None:
