@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BUNDLE := build/all-MiniLM-L6-v2
 
-.PHONY: demo test lint format bench families mutants clean
+.PHONY: demo test lint format native bench families mutants clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bertx run recipes/minilm.toml
@@ -21,6 +21,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/layout.py
+
+# Runners in other languages, into the user's cache: their tests are skipped where they are not built.
+native: $(VENV)/.dev
+	$(BIN)/bertx build all --verbose
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

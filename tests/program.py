@@ -26,6 +26,11 @@ class Ran:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def results(self) -> list[Any]:
+        """The results of the report, without runtimes in other languages that are not built here."""
+        return [each for each in self.json["results"] if not (each["reason"] or "").startswith("not ready: ")]
+
 
 def package_folder(package: str, folder: str) -> Path:
     """A folder inside an installed package, found without importing it; skips the test where it is not installed."""

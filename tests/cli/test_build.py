@@ -23,12 +23,12 @@ NATIVE = {name: leaf for name, leaf in registry().items() if isinstance(leaf, Na
 
 #: stands for cargo: says which package it was asked for and makes its binary, or fails
 CARGO = """#!/bin/sh
-echo "   Compiling $4 here" >&2
+echo "   Compiling $5 here" >&2
 case "$MODE" in
   fail) echo "error: linker not found" >&2; exit 101;;
   nothing) exit 0;;
 esac
-mkdir -p "$6/release" && echo "#!/bin/sh" > "$6/release/$4" && chmod +x "$6/release/$4"
+mkdir -p "$7/release" && echo "#!/bin/sh" > "$7/release/$5" && chmod +x "$7/release/$5"
 """
 
 

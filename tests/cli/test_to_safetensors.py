@@ -238,4 +238,4 @@ def test_the_splade_model_goes_through_every_command(bertx: Callable[..., Ran], 
     assert checked(bertx("inspect", bundle, "--json").json)["task"] == "fill-mask"
     ran = bertx("verify", bundle, "--json")
     assert ran.code == 0
-    assert {result["verdict"] for result in ran.json["results"]} == {"pass"}
+    assert {result["verdict"] for result in ran.results} == {"pass"}

@@ -93,7 +93,7 @@ def test_verify_fails_a_folder_whose_labels_are_permuted(
     write_config(tmp_path / "folder", id2label=swapped, label2id={v: int(k) for k, v in swapped.items()})
     ran = bertx("verify", tmp_path / "folder", "--against", checkpoint.folder, "--json")
     assert ran.code == 1, ran.err
-    (result,) = ran.json["results"]
+    (result,) = ran.results
     row = next(row for row in result["outputs"] if row["name"] == "labels")
     assert row["problem"].startswith("the labels are permuted: 0 is positive instead of negative")
     assert result["cause"].startswith("labels: the labels are permuted")

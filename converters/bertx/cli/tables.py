@@ -36,10 +36,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
 def report_table(report: Report) -> str:
     """The table of verdicts: an artifact in a runtime per line, at the output or tap that comes nearest to a limit."""
-    columns = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
+    shapes = list(dict.fromkeys(shape for r in report.results if r.latency for shape in r.latency.seconds))
+    named = ("artifact", "runtime", "device", "verdict", "rms ratio", "max ratio", "worst at", "s", "MiB")
+    columns = (*named, *(f"ms {shape}" for shape in shapes))
     idle = [result for result in report.results if result.asked is False and _unready(result)]
-    rows = [_cells(result) for result in report.results if result not in idle]
-    text = [table(columns, rows, right=("rms ratio", "max ratio", "s", "MiB"))]
+    rows = [(*_cells(result), *_times(result, shapes)) for result in report.results if result not in idle]
+    text = [table(columns, rows, right=("rms ratio", "max ratio", *columns[7:]))]
     told = [r for r in report.results if r.verdict != "pass" and r.asked is not None and r not in idle]
     text += [f"{result.artifact} in {result.runtime}: {result.cause or result.reason}" for result in told]
     for result in report.results:
@@ -98,6 +100,12 @@ def _cells(result: Result) -> tuple[str, ...]:
         return (*start, "-", "-", "-", *end)
     worst = max(rows, key=_closeness)
     return (*start, f"{worst.rms_ratio:.3g}", f"{worst.max_ratio:.3g}", worst.name, *end)
+
+
+def _times(result: Result, shapes: Sequence[str]) -> list[str]:
+    """Median milliseconds by shape, a dash where it was not measured."""
+    seconds = result.latency.seconds if result.latency else {}
+    return [f"{1000 * seconds[shape]:.3g}" if shape in seconds else "-" for shape in shapes]
 
 
 def _closeness(row: Row) -> float:

@@ -49,6 +49,7 @@ from bertx.runtimes import foreign
     show_default=True,
     help="Seconds for one runner.",
 )
+@click.option("--latency", is_flag=True, help="Measure also how long each runtime takes.")
 @click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
 @click.option(
     "--budget", help='What a quantized file may differ by, instead of rounding noise: "cosine=0.99,labels=0.98".'
@@ -79,6 +80,7 @@ def command(target: str, **chosen: Any) -> None:
         trust=chosen["trust"],
         allow_static=chosen["allow_static"],
         budget=budget.read(chosen["budget"]) if chosen["budget"] is not None else None,
+        latency=chosen["latency"],
         timeout=chosen["timeout"],
         cache=cache_folder(),
     )

@@ -15,7 +15,7 @@ class VerifyOptions:
 
     `cases` is the name of a set or a file of the user's own; `dtype` is what files claim to compute in;
     `allow_static` lets a file that fixes its shape count as compared at that shape; `budget` is what a quantized file
-    may differ by.
+    may differ by; `latency` measures also how long each runtime takes.
     """
 
     runtimes: tuple[str, ...] = ()
@@ -31,6 +31,7 @@ class VerifyOptions:
     budget: Budget | None = None
     timeout: float = 600.0
     memory_bytes: int | None = None
+    latency: bool = False
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "bertx")
 
     def limits(self) -> process.Limits:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertx.errors import BertxError, NotCompared, ParityFailed
 from bertx.parity.compare import Row
+from bertx.parity.latency import Latency
 
 SCHEMA = "bertx.report/1"
 
@@ -43,6 +44,8 @@ class Result:
     static: Mapping[str, int] = field(default_factory=dict)
     #: {the reference's output: the file's}, where outputs were not matched by name
     matched: Mapping[str, str] = field(default_factory=dict)
+    #: how long it takes, where that was measured
+    latency: Latency | None = None
     #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
     asked: bool | None = False
 
@@ -68,6 +71,7 @@ class Result:
             "cause": self.cause,
             "seconds": round(self.seconds, 3),
             "peak_rss_bytes": self.peak_rss_bytes,
+            "latency": self.latency.to_json() if self.latency else None,
             "reason": self.reason,
         }
 

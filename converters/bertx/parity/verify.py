@@ -20,6 +20,7 @@ from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
+from bertx.parity.latency import batches, measured
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin, Stock
 from bertx.parity.reference import Reference
@@ -112,6 +113,8 @@ def verify_subjects(
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
                     results.append(each)
+        if options.latency:
+            results = [_timed(result, jobs, benches, origin, where, options, progress) for result in results]
     return Verified(_report(results, benches, origin, options), tuple(benches.values()))
 
 
@@ -179,6 +182,25 @@ def _run(job: _Job, cases: Sequence[Case], origin: Origin, where: str, limits: p
     specs = job.binding.fed(job.subject.signature, origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
     return run_artifact(job.subject, job.runtime, where, fed, Signature(specs, ()), origin.task, limits)
+
+
+def _timed(
+    result: Result,
+    jobs: Sequence[_Job],
+    benches: Mapping[Asked, Bench],
+    origin: Origin,
+    where: str,
+    options: VerifyOptions,
+    progress: Progress,
+) -> Result:
+    """A result that passed, with how long its runtime takes. Nothing else of bertx runs meanwhile."""
+    job = next((j for j in jobs if (j.subject.name, j.runtime.name) == (result.artifact, result.runtime)), None)
+    if job is None or result.verdict != "pass":
+        return result
+    progress(f"{result.artifact} in {result.runtime}: its latency")
+    cases = batches(benches[job.asked].cases)
+    made = _run(job, cases, origin, where, options.limits()).made if cases else None
+    return replace(result, latency=measured(made.metadata) if made else None)
 
 
 def _workers(origin: Origin) -> int:

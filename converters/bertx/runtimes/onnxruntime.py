@@ -53,14 +53,18 @@ class OnnxRuntimeProgram(Program):
         self.session = _session(str(artifact), device, artifact.parent, threads)
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
-        self.taps, self.tapped = _tapped(artifact, device, _taps(self.session), self.session, threads)
+        self.tensors, self.tapped = _tapped(artifact, device, _taps(self.session), self.session, threads)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
-        fed = {name: _cast(name, inputs[name], kind) for name, kind in self.kinds.items()}
-        outputs = dict(zip(self.names, self.session.run(None, fed), strict=True))
-        tensors = sorted(set(self.taps.values()))
-        values = dict(zip(tensors, self.tapped.run(tensors, fed), strict=True)) if tensors else {}
-        return outputs | {tap: values[tensor] for tap, tensor in self.taps.items()}
+        return dict(zip(self.names, self.session.run(None, self._fed(inputs)), strict=True))
+
+    def taps(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        tensors = sorted(set(self.tensors.values()))
+        values = dict(zip(tensors, self.tapped.run(tensors, self._fed(inputs)), strict=True)) if tensors else {}
+        return {tap: values[tensor] for tap, tensor in self.tensors.items()}
+
+    def _fed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: _cast(name, inputs[name], kind) for name, kind in self.kinds.items()}
 
     def facts(self) -> Mapping[str, str]:
         import onnxruntime

@@ -141,7 +141,11 @@ class Program(ABC):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
-        """Outputs by name for one case, as numpy arrays or torch tensors on the CPU."""
+        """Outputs by name for one case, as numpy arrays or torch tensors on the CPU. This is what is timed."""
+
+    def taps(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        """Hidden states by name for one case, where they are not among its outputs."""
+        return {}
 
     @abstractmethod
     def facts(self) -> Mapping[str, str]:
@@ -191,7 +195,8 @@ def _serve(program: Program) -> None:
         except Exception as error:
             raise CaseFailed(f"in case {case}: {type(error).__name__}: {error}") from error
         seconds[case] = time.perf_counter() - started
-        results |= {f"{case}/{name}": value for name, value in outputs.items()}
+        taps = program.taps(inputs)
+        results |= {f"{case}/{name}": value for name, value in (*outputs.items(), *taps.items())}
     write_outputs(
         chosen.outputs,
         results,

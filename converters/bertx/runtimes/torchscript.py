@@ -11,6 +11,8 @@ from bertx.runtimes import Runtime, absent
 from bertx.runtimes.protocol import Program, limit_threads, main
 
 if TYPE_CHECKING:
+    import torch
+
     from bertx.runtimes.protocol import Array
 
 
@@ -47,10 +49,8 @@ class TorchScriptProgram(Program):
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         import torch
 
-        tensors = [torch.from_numpy(inputs[name]).to(self.device, dtype) for name, dtype in self.inputs.items()]
         with torch.inference_mode():
-            result = self.module(*tensors)
-            states = self.module.hidden_states(*tensors) if self.tapped else ()
+            result = self.module(*self._fed(inputs))
         if self.output is None:  # somebody else's file: whatever it gives, under names of its own
             outputs = dict(_tensors(result, ""))
         elif isinstance(result, torch.Tensor):
@@ -58,7 +58,19 @@ class TorchScriptProgram(Program):
         else:
             raise TypeError(f"forward gave a {type(result).__name__}, not one Tensor")
         self.provider = str(next(iter(outputs.values())).device) if outputs else "unknown"
-        return {n: v.cpu() for n, v in outputs.items()} | {f"hidden_states.{k}": s.cpu() for k, s in enumerate(states)}
+        return {name: value.cpu() for name, value in outputs.items()}
+
+    def taps(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
+        import torch
+
+        with torch.inference_mode():
+            states = self.module.hidden_states(*self._fed(inputs)) if self.tapped else ()
+        return {f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)}
+
+    def _fed(self, inputs: Mapping[str, Array]) -> list[torch.Tensor]:
+        import torch
+
+        return [torch.from_numpy(inputs[name]).to(self.device, dtype) for name, dtype in self.inputs.items()]
 
     def facts(self) -> Mapping[str, str]:
         import torch

@@ -17,6 +17,8 @@ class Cargo(Native):
     toolchain = (Tool("cargo", "Rust 1.88 or newer (rustup, or apt install cargo)"), Tool("cc", "a C compiler"))
     takes = frozenset({"int64", "int32", "float32"})
     gives = frozenset({"float32"})
+    #: whether it takes texts, with `--tokenizer tokenizer.json`: the shared crate does it for all of them
+    takes_texts = True
     #: the version of PyTorch that it is made for, where it is linked with PyTorch's libraries
     torch: ClassVar[str | None] = None
 
@@ -24,7 +26,9 @@ class Cargo(Native):
         cls.sources = ("Cargo.toml", "protocol", cls.name)
 
     def steps(self, places: Places) -> Sequence[Step]:
-        words = ("cargo", "build", "--release", "--package", self._package, "--target-dir", str(places.scratch))
+        # One program of the whole workspace: then all of them share the crates that they have in common.
+        chosen = ("--workspace", "--bin", self._package)
+        words = ("cargo", "build", "--release", *chosen, "--target-dir", str(places.scratch))
         libtorch = location("torch") if self.torch else None
         return [Step(words, places.source, {"LIBTORCH": str(libtorch)} if libtorch else {})]
 

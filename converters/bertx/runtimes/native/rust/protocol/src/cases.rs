@@ -1,36 +1,94 @@
-//! CASES.safetensors: named batches of inputs, all of them int64 of shape (batch, sequence).
+//! CASES.safetensors: named batches of inputs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use safetensors::{Dtype, SafeTensors};
 
-/// One input of a case, row by row.
-#[derive(Clone)]
+use crate::texts::Texts;
+use crate::Output;
+
+/// One input of a case, row-major.
 pub struct Input {
     pub name: String,
-    pub values: Vec<i64>,
+    pub shape: Vec<usize>,
+    pub values: Values,
+}
+
+/// Ids and masks are int64, or int32 where the artifact wants it; images and the like float32.
+pub enum Values {
+    Int64(Vec<i64>),
+    Int32(Vec<i32>),
+    Float32(Vec<f32>),
 }
 
 /// A named batch; its inputs stand in the artifact's order.
 pub struct Case {
     pub name: String,
-    pub batch: usize,
-    pub sequence: usize,
+    /// Whether its inputs were made of texts.
+    pub text: bool,
     pub inputs: Vec<Input>,
+}
+
+impl Input {
+    /// Refuses to feed this to an artifact that wants another dtype: `wanted` as bertx writes it, "int64".
+    pub fn check(&self, wanted: &str) -> Result<()> {
+        let here = match self.values {
+            Values::Int64(_) => "int64",
+            Values::Int32(_) => "int32",
+            Values::Float32(_) => "float32",
+        };
+        ensure!(here == wanted, "the artifact takes {} in {wanted}, and is given {here}", self.name);
+        Ok(())
+    }
 }
 
 impl Case {
     /// An input by name.
-    pub fn input(&self, name: &str) -> Result<&[i64]> {
-        let found = self.inputs.iter().find(|input| input.name == name);
-        Ok(&found.with_context(|| format!("there is no input {name}"))?.values)
+    pub fn input(&self, name: &str) -> Result<&Input> {
+        self.inputs.iter().find(|input| input.name == name).with_context(|| format!("there is no input {name}"))
     }
 
-    /// An input by name, zeros where the artifact takes none of this name.
-    pub fn input_or_zeros(&self, name: &str) -> Vec<i64> {
-        self.input(name).map_or_else(|_| vec![0; self.batch * self.sequence], <[i64]>::to_vec)
+    /// The values of an int64 input by name.
+    pub fn ids(&self, name: &str) -> Result<&[i64]> {
+        match &self.input(name)?.values {
+            Values::Int64(values) => Ok(values),
+            _ => bail!("input {name} is not int64"),
+        }
+    }
+
+    /// The same, zeros where the artifact takes no input of this name.
+    pub fn ids_or_zeros(&self, name: &str) -> Result<Vec<i64>> {
+        let (batch, sequence) = self.size()?;
+        self.input(name).map_or_else(|_| Ok(vec![0; batch * sequence]), |_| Ok(self.ids(name)?.to_vec()))
+    }
+
+    /// (batch, sequence) of a batch of tokens.
+    pub fn size(&self) -> Result<(usize, usize)> {
+        match self.inputs.first().map(|input| input.shape.as_slice()) {
+            Some([batch, sequence]) => Ok((*batch, *sequence)),
+            _ => bail!("its inputs are no batch of tokens"),
+        }
+    }
+}
+
+/// What the signature says of an output; its shape mixes names and numbers, and is empty where nothing is said.
+pub struct Spec {
+    pub name: String,
+    pub shape: Vec<serde_json::Value>,
+}
+
+impl Spec {
+    /// Refuses an output of another shape than is claimed.
+    pub(crate) fn check(&self, output: &Output) -> Result<()> {
+        let fits = |(size, claimed): (&usize, &serde_json::Value)| {
+            claimed.as_u64().is_none_or(|claimed| claimed == *size as u64)
+        };
+        let same = output.shape.len() == self.shape.len() && output.shape.iter().zip(&self.shape).all(fits);
+        let claimed = serde_json::Value::Array(self.shape.clone());
+        ensure!(same || self.shape.is_empty(), "{} has shape {:?} where {claimed} is claimed", self.name, output.shape);
+        Ok(())
     }
 }
 
@@ -39,8 +97,8 @@ pub struct Cases {
     pub all: Vec<Case>,
     /// The names of the inputs, in the artifact's order.
     pub order: Vec<String>,
-    /// The names of the outputs that must be given.
-    pub outputs: Vec<String>,
+    /// The outputs that must be given.
+    pub outputs: Vec<Spec>,
     /// What the model computes.
     pub task: String,
     /// What it computes in.
@@ -48,19 +106,17 @@ pub struct Cases {
 }
 
 impl Cases {
-    /// Our names for the inputs that an artifact calls `theirs`: by name where all are known, else by position.
+    /// Our names for an artifact's inputs: the cases name them in its order, which was decided before.
     pub fn bind(&self, theirs: &[String]) -> Result<Vec<String>> {
-        if theirs.iter().all(|name| self.order.contains(name)) {
-            return Ok(theirs.to_vec());
-        }
         let (given, wanted) = (self.order.join(", "), theirs.join(", "));
-        ensure!(theirs.len() == self.order.len(), "inputs {wanted} cannot be matched with {given}");
+        ensure!(theirs.len() == self.order.len(), "the artifact takes {wanted} and is given {given}");
         Ok(self.order.clone())
     }
 
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Reads a file of cases; with a tokenizer the inputs of those that have texts are made of these.
+    pub(crate) fn read(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).context("E_FORMAT: the cases are no safetensors file")?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).context("the cases are no safetensors file")?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let order: Vec<String> = serde_json::from_str(stated(&metadata, "inputs")?)?;
         let signature: serde_json::Value = serde_json::from_str(stated(&metadata, "signature")?)?;
@@ -73,15 +129,28 @@ impl Cases {
                 found.insert(case.to_owned(), read_case(&tensors, case, &order)?);
             }
         }
+        if let Some(tokenizer) = tokenizer {
+            let encoder = Texts::open(tokenizer, stated(&metadata, "longest")?.parse()?)?;
+            let texts: HashMap<String, Vec<String>> = serde_json::from_str(stated(&metadata, "texts")?)?;
+            for (name, texts) in texts {
+                let inputs = encoder.encode(&texts, &order).with_context(|| format!("texts of {name}"))?;
+                found.insert(name.clone(), Case { name, text: true, inputs });
+            }
+        }
         ensure!(!found.is_empty(), "there are no cases");
         Ok(Self {
             all: found.into_values().collect(),
             order,
-            outputs: outputs.iter().filter_map(|each| each["name"].as_str().map(str::to_owned)).collect(),
+            outputs: outputs.iter().filter_map(spec).collect(),
             task: stated(&metadata, "task")?.to_owned(),
             dtype: stated(&metadata, "dtype")?.to_owned(),
         })
     }
+}
+
+fn spec(document: &serde_json::Value) -> Option<Spec> {
+    let shape = document["shape"].as_array().cloned().unwrap_or_default();
+    Some(Spec { name: document["name"].as_str()?.to_owned(), shape })
 }
 
 fn stated<'a>(metadata: &'a HashMap<String, String>, key: &str) -> Result<&'a str> {
@@ -90,24 +159,19 @@ fn stated<'a>(metadata: &'a HashMap<String, String>, key: &str) -> Result<&'a st
 
 fn read_case(tensors: &SafeTensors, case: &str, order: &[String]) -> Result<Case> {
     let mut inputs = Vec::new();
-    let mut shape = None;
     for name in order {
-        let view = tensors.tensor(&format!("{case}/{name}"))?;
-        ensure!(
-            view.dtype() == Dtype::I64 && view.shape().len() == 2,
-            "{case}/{name} is {:?} {:?}, not int64 (batch, sequence)",
-            view.dtype(),
-            view.shape()
-        );
-        ensure!(
-            shape.is_none_or(|before| before == (view.shape()[0], view.shape()[1])),
-            "the inputs of {case} differ in shape"
-        );
-        shape = Some((view.shape()[0], view.shape()[1]));
-        let words = view.data().chunks_exact(8);
-        let values = words.map(|word| i64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
-        inputs.push(Input { name: name.clone(), values });
+        let view = tensors.tensor(&format!("{case}/{name}")).with_context(|| format!("{case} lacks the input {name}"))?;
+        let values = match view.dtype() {
+            Dtype::I64 => Values::Int64(words(view.data(), i64::from_le_bytes)),
+            Dtype::I32 => Values::Int32(words(view.data(), i32::from_le_bytes)),
+            Dtype::F32 => Values::Float32(words(view.data(), f32::from_le_bytes)),
+            other => bail!("{case}/{name} is {other:?}, not int64, int32 or float32"),
+        };
+        inputs.push(Input { name: name.clone(), shape: view.shape().to_vec(), values });
     }
-    let (batch, sequence) = shape.with_context(|| format!("case {case} has no inputs"))?;
-    Ok(Case { name: case.to_owned(), batch, sequence, inputs })
+    Ok(Case { name: case.to_owned(), text: false, inputs })
+}
+
+fn words<T, const N: usize>(bytes: &[u8], word: fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).map(|chunk| word(chunk.try_into().expect("a whole word"))).collect()
 }

@@ -6,6 +6,7 @@
 mod cases;
 mod outputs;
 mod pooling;
+mod texts;
 
 use std::path::PathBuf;
 use std::process::exit;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
 
-pub use cases::{Case, Cases, Input};
+pub use cases::{Case, Cases, Input, Spec, Values};
 pub use outputs::{Facts, Output};
 pub use pooling::Embedding;
 
@@ -25,14 +26,14 @@ pub struct Arguments {
     pub device: String,
     /// `--library`: of runners that load their runtime when they start.
     pub library: Option<PathBuf>,
-    /// `--repeat`: how many more times each case is run, to measure the time.
-    pub repeat: usize,
+    /// `--tokenizer`: the inputs of cases that have texts are made of these, by this tokenizer.json.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let (mut artifact, mut inputs, mut outputs, mut device) = (None, None, None, None);
-        let (mut library, mut repeat) = (None, 0);
+        let (mut library, mut tokenizer) = (None, None);
         while let Some(option) = words.next() {
             let value = words.next().with_context(|| format!("{option} needs a value"))?;
             match option.as_str() {
@@ -40,8 +41,8 @@ impl Arguments {
                 "--inputs" => inputs = Some(PathBuf::from(value)),
                 "--outputs" => outputs = Some(PathBuf::from(value)),
                 "--device" => device = Some(value),
+                "--tokenizer" => tokenizer = Some(PathBuf::from(value)),
                 "--library" => library = Some(PathBuf::from(value)),
-                "--repeat" => repeat = value.parse().context("--repeat needs a number")?,
                 _ => bail!("unknown option {option}"),
             }
         }
@@ -51,7 +52,7 @@ impl Arguments {
             outputs: outputs.context("--outputs is missing")?,
             device: device.context("--device is missing")?,
             library,
-            repeat,
+            tokenizer,
         })
     }
 }
@@ -61,8 +62,13 @@ pub trait Runner: Sized {
     /// Loads the artifact, and refuses one that is not what the cases claim.
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self>;
 
-    /// Computes one case.
+    /// Computes one case. This is what is timed.
     fn run(&mut self, case: &Case) -> Result<Vec<Output>>;
+
+    /// The hidden states of one case, where the runner can give them: `hidden_states.0` is the embeddings.
+    fn taps(&mut self, _case: &Case) -> Result<Vec<Output>> {
+        Ok(Vec::new())
+    }
 
     /// What computed; asked after the last case.
     fn facts(&self) -> Facts;
@@ -87,22 +93,28 @@ pub fn main<R: Runner>(name: &str) -> ! {
 }
 
 fn serve<R: Runner>(name: &str, arguments: &Arguments) -> Result<()> {
-    let cases = Cases::read(&arguments.inputs)?;
+    let cases = Cases::read(&arguments.inputs, arguments.tokenizer.as_deref())?;
     let mut runner = R::open(arguments, &cases)?;
     let mut answers = outputs::Answers::default();
     for case in &cases.all {
-        let mut seconds = Vec::new();
-        for round in 0..=arguments.repeat {
-            let started = Instant::now();
-            let made = runner.run(case).with_context(|| format!("case {}", case.name))?;
-            seconds.push(started.elapsed().as_secs_f64());
-            if round == 0 {
-                answers.add(case, made);
-            }
+        let started = Instant::now();
+        let made = runner.run(case).with_context(|| format!("case {}", case.name))?;
+        answers.time(case, started.elapsed().as_secs_f64());
+        for (output, spec) in made.iter().filter_map(|o| Some((o, cases.outputs.iter().find(|s| s.name == o.name)?))) {
+            spec.check(output)?;
         }
-        answers.time(case, &seconds);
+        answers.add(case, made);
+        if case.text {
+            answers.give_back(case);
+        }
+        answers.add(case, runner.taps(case).with_context(|| format!("hidden states of {}", case.name))?);
     }
     answers.write(name, &runner.facts(), &arguments.outputs)
+}
+
+/// How many threads a runtime gets that takes as many as there are processors.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Ends the process with one line on standard error.

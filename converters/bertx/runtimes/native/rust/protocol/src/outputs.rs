@@ -7,7 +7,7 @@ use anyhow::Result;
 use safetensors::tensor::TensorView;
 use safetensors::Dtype;
 
-use crate::Case;
+use crate::{Case, Values};
 
 /// One output of a case, float32, row-major.
 pub struct Output {
@@ -33,27 +33,30 @@ pub struct Facts {
 /// Everything that was computed, as it is written.
 #[derive(Default)]
 pub(crate) struct Answers {
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
     seconds: BTreeMap<String, f64>,
-    latency: BTreeMap<String, f64>,
 }
 
 impl Answers {
     pub(crate) fn add(&mut self, case: &Case, outputs: Vec<Output>) {
         for output in outputs {
             let bytes = output.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.tensors.push((format!("{}/{}", case.name, output.name), output.shape, bytes));
+            self.tensors.push((format!("{}/{}", case.name, output.name), Dtype::F32, output.shape, bytes));
         }
     }
 
-    /// The first run counts as `seconds`; of the others, where there are any, the median is the `latency`.
-    pub(crate) fn time(&mut self, case: &Case, seconds: &[f64]) {
-        self.seconds.insert(case.name.clone(), seconds[0]);
-        let mut others = seconds[1..].to_vec();
-        others.sort_by(f64::total_cmp);
-        if let Some(median) = others.get(others.len() / 2) {
-            self.latency.insert(case.name.clone(), *median);
+    /// The inputs that were made of a case's texts, so that whoever asked can look at them.
+    pub(crate) fn give_back(&mut self, case: &Case) {
+        for input in &case.inputs {
+            if let Values::Int64(values) = &input.values {
+                let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                self.tensors.push((format!("{}/{}", case.name, input.name), Dtype::I64, input.shape.clone(), bytes));
+            }
         }
+    }
+
+    pub(crate) fn time(&mut self, case: &Case, seconds: f64) {
+        self.seconds.insert(case.name.clone(), seconds);
     }
 
     pub(crate) fn write(&self, runtime: &str, facts: &Facts, path: &Path) -> Result<()> {
@@ -68,12 +71,9 @@ impl Answers {
         if let Some(threads) = facts.threads {
             metadata.insert("threads".to_owned(), threads.to_string());
         }
-        if !self.latency.is_empty() {
-            metadata.insert("latency".to_owned(), serde_json::to_string(&self.latency)?);
-        }
         let mut views = Vec::new();
-        for (name, shape, bytes) in &self.tensors {
-            views.push((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?));
+        for (name, dtype, shape, bytes) in &self.tensors {
+            views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?));
         }
         Ok(safetensors::serialize_to_file(views, Some(metadata), path)?)
     }

@@ -41,11 +41,12 @@ impl Embedding {
 
     /// The embedding of each row, from states of shape (batch, sequence, hidden); padding does not count.
     pub fn of(&self, states: &Output, case: &Case) -> Result<Output> {
-        let (hidden, mask) = (states.shape[2], case.input("attention_mask")?);
-        let mut values = Vec::with_capacity(case.batch * hidden);
-        for row in 0..case.batch {
-            let tokens = (0..case.sequence).filter(|k| mask[row * case.sequence + k] == 1);
-            let states = tokens.map(|k| &states.values[(row * case.sequence + k) * hidden..][..hidden]);
+        let (hidden, mask) = (states.shape[2], case.ids("attention_mask")?);
+        let (batch, sequence) = case.size()?;
+        let mut values = Vec::with_capacity(batch * hidden);
+        for row in 0..batch {
+            let tokens = (0..sequence).filter(|k| mask[row * sequence + k] == 1);
+            let states = tokens.map(|k| &states.values[(row * sequence + k) * hidden..][..hidden]);
             let mut vector = self.pooling.of(states, hidden);
             if self.normalize {
                 let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
@@ -53,7 +54,7 @@ impl Embedding {
             }
             values.extend(vector);
         }
-        Ok(Output::new("sentence_embedding", vec![case.batch, hidden], values))
+        Ok(Output::new("sentence_embedding", vec![batch, hidden], values))
     }
 }
 

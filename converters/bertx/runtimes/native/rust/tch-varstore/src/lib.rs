@@ -1,0 +1,7 @@
+//! BERT in tch, under the names that checkpoints use, and a way to load a checkpoint into a `VarStore` strictly.
+
+mod bert;
+mod strict;
+
+pub use bert::{Bert, Config};
+pub use strict::load_strictly;
