@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bertx.errors import BertxError
+from bertx.parity.budget import Budget
 from bertx.recipe import read
 from program import ROOT, Ran
 
@@ -41,6 +42,7 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
     device = "cpu"
     cases = "full"
     limit = 2
+    budget = { cosine = 0.99, labels = 0.98 }
     timeout = 5
     [[runner]]
     name = "mine"
@@ -66,6 +68,7 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
         2,
         5,
     )
+    assert verify.budget == Budget(0.99, 0.98)
     assert (verify.runners[0].name, verify.runners[0].program) == ("mine", ("./check", "--fast"))
     assert verify.runners[0].reads == {"onnx"}
 
@@ -80,6 +83,8 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
         ("checkpoint = 'a'\nartifacts = ['onnx']\nruntime = ['eager']", "unknown key runtime"),
         ("checkpoint = 'a'\nartifacts = 'onnx'", "artifacts has the wrong type"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\nlimit = true", "limit has the wrong type"),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\nbudget = {cosine = 2}", "the budget cosine=2 is not understood"),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\nbudget = {}", "is not understood"),
         ("checkpoint = 'a'\nartifacts = [{format = 'onnx', opsett = 1}]", "unknown key opsett"),
         ("checkpoint = 'a'\nartifacts = [{format = 'onnx', dtype = 'int8'}]", "unknown dtype int8"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\n[[runner]]\nname = 'x'", "a runner is a table with a command"),
