@@ -1,4 +1,4 @@
-"""Published weights that are the checkpoint's own, bit for bit, with the same files beside them.
+"""Published weights that are the checkpoint's own, bit for bit, with the same configuration and pooling beside them.
 
 What eager PyTorch computes with them is the reference itself: the same program on the same numbers. So they are
 compared with the checkpoint, not computed with once more, where the reference of that dtype is computed anyhow.
@@ -6,6 +6,7 @@ compared with the checkpoint, not computed with once more, where the reference o
 
 from __future__ import annotations
 
+import re
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from bertx.checkpoint.weights import read_file
 from bertx.errors import BertxError
 from bertx.parity.judge import Subject
 
-#: files beside the weights that say nothing of what is computed
-_WORDS = ("README.md", "LICENSE")
+#: files beside the weights and their configuration that decide what is computed: how tokens are pooled
+_MODULES = re.compile(r"modules\.json|\d+_[^/]+/(config\.json|model\.safetensors)")
 
 
 def unchanged(subject: Subject, checkpoint: Checkpoint) -> bool:
-    """Whether a safetensors file holds the checkpoint's tensors, all of them and no other, in the same folder."""
+    """Whether a safetensors file holds the checkpoint's tensors, all of them and no other, and would be
+    computed with in the same way."""
     if subject.format != "safetensors":
         return False
     try:
@@ -33,7 +35,7 @@ def unchanged(subject: Subject, checkpoint: Checkpoint) -> bool:
         return all(_same(made[name], info) for name, info in checkpoint.weights.items()) and all(
             _same_file(subject.path.parent / name, checkpoint.folder / name)
             for name in checkpoint.companions()
-            if name != "config.json" and not name.startswith(_WORDS)
+            if _MODULES.fullmatch(name)
         )
     except (BertxError, OSError):
         return False  # what cannot be read is for its runner to say
