@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bertx.cli.options import cache_folder
+from bertx.runtimes import registry
+from bertx.runtimes.native import Native
 from program import ROOT, Ran
 
 GUIDE = ROOT / "docs" / "guides" / "cifar"
@@ -60,3 +63,27 @@ def test_the_commands_of_the_page_verify_every_net(bertx: Callable[..., Ran], tr
     assert [command[1] for command in commands()] == [f"cifar/{net}" for net in NETS]
     ran = bertx(*commands()[-1], cwd=trained[0].parent, BERTX_CACHE=cache(trained))
     assert (ran.code, ran.err) == (0, "")
+
+
+def built() -> list[tuple[str, str]]:
+    """(runtime in another language, net): all nets in tch, of which the guide tells, one in each of the others."""
+    names = [name for name, runtime in registry().items() if isinstance(runtime, Native)]
+    return [(name, net) for name in names for net in (NETS if name == "tch" else ("autoencoder",))]
+
+
+@pytest.mark.parametrize(("name", "net"), built())
+def test_the_nets_run_in_other_languages(
+    name: str, net: str, bertx: Callable[..., Ran], trained: tuple[Path, str]
+) -> None:
+    runtime = registry()[name].at(cache_folder())
+    reads = {"onnx": "onnx/model.onnx", "torchscript": "torchscript/model.pt"}
+    artifact = next((trained[0] / net / path for kind, path in reads.items() if kind in runtime.reads), None)
+    fed = runtime.takes is None or "float32" in runtime.takes
+    why = runtime.missing() or (artifact is None and "it reads neither") or (not fed and "it is fed no float32")
+    why = why or (artifact is not None and runtime.refuses(artifact, "module"))
+    if why:
+        pytest.skip(f"{name} does not run them: {why}")
+    options = ("--runtime", name, "--device", "cpu", "--trust", "--json")
+    ran = bertx("verify", artifact, *options, BERTX_CACHE=str(cache_folder()))
+    assert ran.code == 0, ran.err
+    assert [(r["runtime"], r["verdict"]) for r in ran.json["results"]] == [(name, "pass")]
