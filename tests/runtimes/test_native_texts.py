@@ -22,7 +22,7 @@ from bertx.runtimes.protocol import read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec
 
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native) and each.takes_texts]
-SHIPPED = {"onnx": "onnx/model.onnx", "torchscript": "torchscript/model.pt"}
+SHIPPED = {"onnx": "onnx/model.onnx", "torchscript": "torchscript/model.pt", "safetensors": "model.safetensors"}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LONGEST = 32
 
