@@ -102,6 +102,6 @@ def test_the_example_refuses_a_device_that_it_does_not_know(tmp_path: Path) -> N
 def test_the_page_of_runners_names_the_metadata_that_bertx_writes(tmp_path: Path) -> None:
     spec = TensorSpec("input_ids", "int64", ("batch", "sequence"))
     cases = {"one": {"input_ids": np.ones((1, 2), np.int64)}}
-    write_cases(tmp_path / "cases", cases, Signature((spec,), (spec,)), "fill-mask", "float32")
+    write_cases(tmp_path / "cases", cases, Signature((spec,), (spec,)), "fill-mask", "float32", {"threads": "1"})
     about_cases = (DOCS / "runners.md").read_text("utf-8").partition("## OUT")[0]
     assert set(re.findall(r"(?m)^\| `(\w+)` \|", about_cases)) == set(read_tensors(tmp_path / "cases").metadata)
