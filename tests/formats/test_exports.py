@@ -16,9 +16,10 @@ from families import add_modules, make
 
 
 def results(made: Export) -> dict[str, Result]:
+    """What ran, by artifact; a runtime that is not built here is listed and does not count."""
     assert made.report.verdict == "pass"
-    assert all(result.verdict == "pass" for result in made.report.results)
-    return {result.artifact: result for result in made.report.results}
+    assert {result.verdict for result in made.report.results} <= {"pass", "not-run"}
+    return {result.artifact: result for result in made.report.results if result.verdict == "pass"}
 
 
 def outputs(made: Export) -> dict[str, list[str]]:

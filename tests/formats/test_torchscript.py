@@ -14,7 +14,7 @@ from bertx.checkpoint import open_folder
 from bertx.errors import InputRefused
 from bertx.formats import ExportOptions, Written, format_named
 from bertx.model.tasks import TASKS
-from bertx.signature import Signature
+from bertx.signature import Signature, TensorSpec
 from families import make
 from program import ROOT
 
@@ -69,9 +69,11 @@ def test_its_headers_say_what_it_is_without_running_it(plain: tuple[Path, Writte
     )
 
 
-def test_a_file_from_elsewhere_says_nothing_of_itself(tmp_path: Path) -> None:
+def test_a_file_from_elsewhere_says_what_it_takes_and_no_more(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "model.pt")
-    assert format_named("torchscript").contents(tmp_path / "model.pt").signature is None
+    contents = format_named("torchscript").contents(tmp_path / "model.pt")
+    assert contents.signature == Signature((TensorSpec("input", "unknown", ()),), ())
+    assert (contents.dtype, contents.task) == (None, None)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def run(subject: Subject, bench: Bench) -> Ran:
             return Ran(Tensors({}, {}, {}), {case.name: _line(error) for case in bench.cases})
         for case in bench.cases:
             try:
-                made = program.run(filled(case.inputs, binding, specs))
+                fed = filled(case.inputs, binding, specs)
+                made = {**program.run(fed), **program.taps(fed)}
                 arrays[case.name] = {name: np.asarray(value) for name, value in made.items()}
                 dtypes |= {name: str(value.dtype) for name, value in arrays[case.name].items()}
             except Exception as error:  # noqa: BLE001 - the same for a case
