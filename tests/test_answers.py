@@ -35,9 +35,9 @@ def question(*rows: tuple[int, ...], config: dict[str, Any] | None = None, top: 
     return Question(made, tokenizer, config or {}, top, context)
 
 
-def test_every_task_can_be_answered() -> None:
-    assert set(ANSWERS) == set(TASKS)
-    for task in TASKS.values():
+def test_every_task_on_text_can_be_answered() -> None:
+    assert set(ANSWERS) == set(TASKS) - {"image-classification"}
+    for task in (TASKS[name] for name in ANSWERS):
         assert ANSWERS[task.name].readable(task.outputs)
         assert ANSWERS[task.name].readable((task.torchscript,))
 

@@ -116,6 +116,8 @@ def ask(target: str, texts: Sequence[str], options: TryOptions) -> Tried:
         message = f"{escape(target)} lies in no bundle, so that its task and tokenizer are not known"
         raise InputRefused("E_BUNDLE", message, "export it with bertx, or name a bundle")
     task = found.manifest.task
+    if task not in ANSWERS:
+        raise UsageError("E_TASK", f"{escape(task)} takes no texts", "ask it in your own program, or verify it")
     where = device.resolve(options.device)
     artifact, runtime = choose(candidates(found), task, where, options)
     tokenizer = open_tokenizer(found.home)

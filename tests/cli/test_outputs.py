@@ -140,4 +140,11 @@ def test_quiet_says_nothing_and_verbose_tells_the_phases(
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     verbose = bertx("to-safetensors", model, "-o", tmp_path / "out", "-v")
     phases = [line.split(" s  ", 1)[1] for line in verbose.err.splitlines()]
-    assert phases == ["fetching", "writing model.safetensors", "checking that the weights are complete", "publishing"]
+    assert phases == [
+        "fetching",
+        "writing model.safetensors",
+        "tokenizer.json: texts are cut at 48 tokens",
+        "special_tokens_map.json: made of tokenizer_config.json",
+        "checking that the weights are complete",
+        "publishing",
+    ]
