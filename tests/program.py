@@ -39,3 +39,11 @@ def package_folder(package: str, folder: str) -> Path:
         if (Path(place) / folder).is_dir():
             return Path(place) / folder
     pytest.skip(f"the package {package} is not installed: pip install 'bertx[dev]'")
+
+
+def ready_or_skip(runtime: Any) -> Any:
+    """The runtime where it is ready; skips the test, with what it lacks, where it is not."""
+    lacking = runtime.missing()
+    if lacking:
+        pytest.skip(f"{runtime.name} is not ready: {lacking}")
+    return runtime

@@ -22,7 +22,7 @@ from bertx.runtimes.process import Limits, run
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import Signature, TensorSpec
 from cli.documents import checked
-from program import Ran
+from program import Ran, ready_or_skip
 
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native)]
 FED = Path(__file__).with_name("fed_runner.py")
@@ -39,11 +39,8 @@ runtimes = ["eager", "torchscript", "onnxruntime"]
 @pytest.fixture(params=NATIVE, ids=lambda runtime: runtime.name)
 def native(request: pytest.FixtureRequest) -> Native:
     """Each native runtime that is built; the others are skipped with what they lack."""
-    runtime: Native = request.param
-    lacking = runtime.missing()
-    if lacking:
-        pytest.skip(f"{runtime.name} is not ready: {lacking}")
-    return runtime
+    found: Native = ready_or_skip(request.param)
+    return found
 
 
 def ready() -> list[Native]:

@@ -19,6 +19,7 @@ from bertx.runtimes import Job, registry
 from bertx.runtimes.native import Native
 from bertx.runtimes.protocol import read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec
+from program import ready_or_skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -51,11 +52,8 @@ class Ended:
 @pytest.fixture(params=NATIVE, ids=lambda runtime: runtime.name)
 def native(request: pytest.FixtureRequest) -> Native:
     """Each native runtime that is built; the others are skipped with what they lack."""
-    runtime: Native = request.param
-    lacking = runtime.missing()
-    if lacking:
-        pytest.skip(f"{runtime.name} is not ready: {lacking}")
-    return runtime
+    found: Native = ready_or_skip(request.param)
+    return found
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from bertx.runtimes import Job, registry
 from bertx.runtimes.native import Native
 from bertx.runtimes.protocol import read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec
+from program import ready_or_skip
 
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native) and each.takes_texts]
 SHIPPED = {"onnx": "onnx/model.onnx", "torchscript": "torchscript/model.pt", "safetensors": "model.safetensors"}
@@ -44,11 +45,8 @@ TEXTS = {
 @pytest.fixture(params=NATIVE, ids=lambda runtime: runtime.name)
 def native(request: pytest.FixtureRequest) -> Native:
     """Each such runtime that is built; the others are skipped with what they lack."""
-    runtime: Native = request.param
-    lacking = runtime.missing()
-    if lacking:
-        pytest.skip(f"{runtime.name} is not ready: {lacking}")
-    return runtime
+    found: Native = ready_or_skip(request.param)
+    return found
 
 
 @cache
