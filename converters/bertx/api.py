@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import bertx
 import bertx.bundle as bundle
@@ -21,17 +22,19 @@ from bertx.model.completeness import is_complete
 from bertx.model.head import HeadOptions, check_head, headed
 from bertx.model.tasks import Task, resolve_task, task_named
 from bertx.model.wrapper import default_outputs
-from bertx.parity import golden, own, target
 from bertx.parity.compare import Compared, pool
-from bertx.parity.judge import Subject
-from bertx.parity.options import VerifyOptions
-from bertx.parity.origin import Origin, Stock
-from bertx.parity.recording import Recording, holds_recording
+from bertx.parity.options import VerifyOptions, check_options
 from bertx.parity.report import Report, Result
-from bertx.parity.verify import check_options, trusted, verify_subjects
 from bertx.runtimes import process, runtime_named, trust
 from bertx.staging import Background, begin, default_output, refuse_overlap
 from bertx.tokenizer.writer import Made
+
+# What judges is imported where that is done: a copy of weights, which needs none of it, takes half a second.
+if TYPE_CHECKING:
+    from bertx.parity.judge import Subject
+    from bertx.parity.origin import Origin
+    from bertx.parity.recording import Recording
+    from bertx.parity.target import Target
 
 __all__ = ["Export", "TokenizerExport", "Verification", "export", "fetch", "tokenizer", "verify"]
 
@@ -186,6 +189,9 @@ def verify(
 
     Raises BertxError where nothing can be compared at all; what was compared and is wrong is in the report.
     """
+    from bertx.parity import own, target
+    from bertx.parity.verify import trusted, verify_subjects
+
     options = options or VerifyOptions()
     options = replace(options, device=device) if device is not None else options
     check_options(options)
@@ -201,13 +207,17 @@ def verify(
 
 
 def _reference(
-    found: target.Target,
+    found: Target,
     against: Checkpoint | str | Path | None,
     task: str | None,
     options: VerifyOptions,
     fetching: FetchOptions | None,
 ) -> Origin:
     """What to compare with: golden cases that somebody recorded, a checkpoint, or the one that a bundle names."""
+    from bertx.parity import own, target
+    from bertx.parity.origin import Stock
+    from bertx.parity.recording import Recording, holds_recording
+
     if isinstance(against, str | Path) and holds_recording(Path(against).expanduser()):
         return _fitting(Recording(Path(against).expanduser()), task, options)
     if against is None and found.home is not None and own.is_own(found.manifest):
@@ -290,11 +300,15 @@ def _judge(
     if options is None:
         unread = tuple(_result(entry, "none", "not-run", "--no-verify") for entry in entries)
         return Report({"set": "none", "count": 0, "seed": 0}, 1.0, _told(source), unread)
+    same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
+    if len(same) == len(entries):
+        return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
+    from bertx.parity import golden, target
+    from bertx.parity.origin import Stock
+    from bertx.parity.verify import verify_subjects
+
     subjects = [_subject(entry, folder, source, task) for entry in entries if entry not in copied]
     subjects = [replace(s, budget=options.budget) if options.budget and target.quantized(s) else s for s in subjects]
-    same = tuple(_same_bytes(entry, source, options.limit) for entry in copied)
-    if not subjects:
-        return Report({"set": "bytes", "count": len(same), "seed": 0}, options.limit, _told(source), same)
     trusting = replace(options, trust=True)  # these files were written a moment ago, by this process
     judged = verify_subjects(subjects, Stock(source, task), trusting, progress)
     report = replace(judged.report, results=(*same, *judged.report.results))
@@ -311,6 +325,8 @@ def _judge(
 
 
 def _subject(entry: ArtifactEntry, folder: Path, source: Checkpoint, task: Task) -> Subject:
+    from bertx.parity.judge import Subject
+
     outputs = tuple(spec.name for spec in entry.signature.outputs) if entry.signature else default_outputs(source, task)
     path = folder / entry.path
     return Subject(path, entry.path, entry.format, entry.dtype, entry.signature, outputs, folder)

@@ -18,12 +18,12 @@ from bertx.manifest import MODULE, ArtifactEntry, FileEntry, Manifest, Source
 from bertx.model.plain import Plain, samples_for_export, source, take
 from bertx.parity import golden
 from bertx.parity.judge import Subject
-from bertx.parity.options import VerifyOptions
+from bertx.parity.options import VerifyOptions, check_options
 from bertx.parity.origin import Asked
 from bertx.parity.own import Own, is_own, same_bytes
 from bertx.parity.plain import Answers, array, ask, check_coverage
 from bertx.parity.report import Report, Result
-from bertx.parity.verify import bench_of, check_options, verify_subjects
+from bertx.parity.verify import bench_of, verify_subjects
 from bertx.runtimes import device
 from bertx.signature import TensorSpec
 

@@ -109,33 +109,40 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return {info.name: info for info in infos}
 
 
-def chunks(info: TensorInfo, size: int = CHUNK) -> Iterator[bytes]:
+Buffer = bytes | memoryview
+
+
+def chunks(
+    info: TensorInfo, size: int = CHUNK, *, checksum: bool = True, into: bytearray | None = None
+) -> Iterator[Buffer]:
     """The bytes of a tensor in row-major order, in pieces of `size` bytes, of which some may be shorter.
 
-    The checksum of the archive's entry that they lie in is checked once. Raises InputRefused("E_FORMAT") where it
-    is wrong, or where the file has become shorter since its header was read.
+    With `into`, which has `size` bytes, a piece may be a view of it, and is only good until the next: memory that is
+    touched for the first time costs as much as the copy. The checksum of the archive's entry that they lie in is
+    checked once, and not without `checksum`. Raises InputRefused("E_FORMAT") where it is wrong, or where the file has
+    become shorter since its header was read.
     """
     entry = info.entry
-    if entry is not None and not entry.checked:
+    if checksum and entry is not None and not entry.checked:
         if (info.begin, info.end, info.strides) == (entry.begin, entry.end, None):
-            yield from _checked(info, entry, size)
+            yield from _checked(info, entry, size, into)
             return
-        for _ in _checked(info, entry, CHUNK):
+        for _ in _checked(info, entry, size, into):
             pass
     if info.strides is not None:
         from bertx.checkpoint.views import gathered
 
         yield from gathered(info, size)
         return
-    yield from _span(info, info.begin, info.end, size)
+    yield from _span(info, info.begin, info.end, size, into)
 
 
-def _checked(info: TensorInfo, entry: Entry, size: int) -> Iterator[bytes]:
+def _checked(info: TensorInfo, entry: Entry, size: int, into: bytearray | None) -> Iterator[Buffer]:
     """The bytes of a whole entry. Raises InputRefused after them where they do not have its checksum."""
     import zlib
 
     crc = 0
-    for piece in _span(info, entry.begin, entry.end, size):
+    for piece in _span(info, entry.begin, entry.end, size, into):
         crc = zlib.crc32(piece, crc)
         yield piece
     if crc != entry.crc:
@@ -143,11 +150,13 @@ def _checked(info: TensorInfo, entry: Entry, size: int) -> Iterator[bytes]:
     entry.checked = True
 
 
-def _span(info: TensorInfo, begin: int, end: int, size: int) -> Iterator[bytes]:
+def _span(info: TensorInfo, begin: int, end: int, size: int, into: bytearray | None) -> Iterator[Buffer]:
+    view = memoryview(into) if into is not None else None
     with info.file.open("rb", buffering=0) as handle:
         handle.seek(begin)
         while begin < end:
-            piece = handle.read(min(size, end - begin))
+            length = min(size, end - begin)
+            piece = handle.read(length) if view is None else view[: handle.readinto(view[:length])]
             if not piece:
                 _refuse(info.file, f"ended within tensor {_shown(info.name)}: it changed while it was read")
             begin += len(piece)

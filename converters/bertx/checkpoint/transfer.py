@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -195,6 +194,8 @@ def _stated_wait(status: int, headers: Mapping[str, str]) -> float:
     if re.fullmatch(r"[0-9]{1,9}", stated):
         return float(stated)
     with contextlib.suppress(ValueError, TypeError):
+        from email.utils import parsedate_to_datetime
+
         return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     return 0.0
 

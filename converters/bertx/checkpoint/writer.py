@@ -7,32 +7,30 @@ to nearest even through float32, as `torch.Tensor.to` does.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import queue
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from bertx.checkpoint.readback import ReadBack
 from bertx.checkpoint.tensors import (
     BITS,
     CHUNK,
     FLOATING,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
+    Buffer,
     TensorInfo,
     chunks,
     listed,
     read_header,
 )
-from bertx.errors import Bug, InputRefused, UsageError, escape
+from bertx.errors import InputRefused, UsageError, escape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,10 +110,11 @@ def write_safetensors(
     header = _header(copies, metadata)
     handle = target.open("xb", buffering=0)
     try:
-        with handle:
-            digest = _write(handle, header, copies, progress)
-            with _syncing(handle):
-                _compare(target, header, copies)
+        with handle, ReadBack(target, _expected(header, copies)) as back:
+            _write(handle, header, copies, progress, back.written)
+            os.fsync(handle.fileno())
+            digest = back.sha256()
+        read_header(target)
         return Written(digest, target.stat().st_size, len(copies))
     except BaseException:
         target.unlink(missing_ok=True)
@@ -219,22 +218,27 @@ def _header(copies: list[_Copy], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(handle: RawIOBase, header: bytes, copies: list[_Copy], progress: Callable[[int], None] | None) -> str:
-    """Writes the file and gives its sha256, computed in a thread: it takes longer than all the rest."""
+def _write(
+    handle: RawIOBase,
+    header: bytes,
+    copies: list[_Copy],
+    progress: Callable[[int], None] | None,
+    written: Callable[[int], None],
+) -> None:
     _reserve(handle, len(header) + sum(copy.nbytes for copy in copies))
-    with _Digest() as digest:
-        _write_all(handle, digest.add(header))
-        place, waiting = len(header), 0
-        for copy in copies:
-            for piece in _pieces(copy):
-                _write_all(handle, digest.add(piece))
-                waiting += len(piece)
-                if waiting >= _FLUSH:
-                    _flush(handle, place, waiting)
-                    place, waiting = place + waiting, 0
-                if progress is not None:
-                    progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
-        return digest.hexdigest()
+    _write_all(handle, header)
+    written(len(header))
+    place, waiting, buffer = len(header), 0, bytearray(CHUNK)
+    for copy in copies:
+        for piece in _pieces(copy, buffer):
+            _write_all(handle, piece)
+            written(len(piece))
+            waiting += len(piece)
+            if waiting >= _FLUSH:
+                _flush(handle, place, waiting)
+                place, waiting = place + waiting, 0
+            if progress is not None:
+                progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
 
 
 def _flush(handle: RawIOBase, begin: int, length: int) -> None:
@@ -248,28 +252,7 @@ def _flush(handle: RawIOBase, begin: int, length: int) -> None:
         start(handle.fileno(), ctypes.c_int64(begin), ctypes.c_int64(length), _WRITE)
 
 
-@contextmanager
-def _syncing(handle: RawIOBase) -> Iterator[None]:
-    """Brings a file to the disk beside what is done within. Raises OSError where the disk refuses."""
-    refused: list[OSError] = []
-
-    def sync() -> None:
-        try:
-            os.fsync(handle.fileno())
-        except OSError as error:
-            refused.append(error)
-
-    thread = threading.Thread(target=sync)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    if refused:
-        raise refused[0]
-
-
-def _write_all(handle: RawIOBase, data: bytes) -> None:
+def _write_all(handle: RawIOBase, data: Buffer) -> None:
     """A system may write less than it was given."""
     while data:
         data = data[handle.write(data) or 0 :]
@@ -286,66 +269,22 @@ def _reserve(handle: RawIOBase, size: int) -> None:
             raise
 
 
-def _compare(target: Path, header: bytes, copies: list[_Copy]) -> None:
-    """Reads the file back and compares it with the sources, bit for bit. Raises Bug where it differs."""
-    try:
-        read_header(target)
-    except InputRefused as error:
-        raise _differs(target, "its header cannot be read back") from error
-    with target.open("rb", buffering=0) as handle:
-        if handle.read(len(header)) != header:
-            raise _differs(target, "its header")
-        for copy in copies:
-            for piece in _pieces(copy, check=False):
-                if handle.read(len(piece)) != piece:
-                    raise _differs(target, f"tensor {escape(copy.name)}")
-        if handle.read(1):
-            raise _differs(target, "its end")
+def _expected(header: bytes, copies: list[_Copy]) -> Iterator[tuple[str, Buffer]]:
+    """The bytes of the file as they follow from the sources, read once more, with the words for what they are."""
+    yield "its header", header
+    buffer = bytearray(CHUNK)
+    for copy in copies:
+        for piece in _pieces(copy, buffer, check=False):
+            yield f"tensor {escape(copy.name)}", piece
 
 
-class _Digest:
-    """SHA-256 in a thread of its own: hashlib works without the interpreter's lock."""
+def _pieces(copy: _Copy, into: bytearray, *, check: bool = True) -> Iterator[Buffer]:
+    """The bytes of a tensor as they will be in the file, in pieces that are good until the next.
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._pieces: queue.Queue[bytes] = queue.Queue(16)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> _Digest:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive():
-            self._pieces.put(b"")
-            self._thread.join()
-
-    def add(self, piece: bytes) -> bytes:
-        """Hashes a piece after those before it, and gives it back; an empty one ends the work."""
-        self._pieces.put(piece)
-        return piece
-
-    def hexdigest(self) -> str:
-        self.__exit__()
-        return self._hash.hexdigest()
-
-    def _work(self) -> None:
-        while piece := self._pieces.get():
-            self._hash.update(piece)
-
-
-def _differs(target: Path, what: str) -> Bug:
-    return Bug(
-        "E_BUG",
-        f"{escape(target)} does not hold what was written to it: {what}",
-        "check that the source did not change meanwhile and that the disk is sound, then report this",
-    )
-
-
-def _pieces(copy: _Copy, *, check: bool = True) -> Iterator[bytes]:
-    """The bytes of a tensor as they will be in the file. Raises InputRefused where one is not finite."""
+    Raises InputRefused where one is not finite.
+    """
     source = copy.source.dtype
-    for piece in chunks(copy.source, CHUNK):
+    for piece in chunks(copy.source, CHUNK, checksum=check, into=into):
         if check and not _finite(piece, source):
             raise InputRefused(
                 "E_WEIGHTS",
@@ -365,10 +304,10 @@ def _pieces(copy: _Copy, *, check: bool = True) -> Iterator[bytes]:
         yield converted
 
 
-def _finite(piece: bytes, dtype: str) -> bool:
+def _finite(piece: Buffer, dtype: str) -> bool:
     """Whether no element is NaN or infinite, told from the exponent bits; integers always are."""
     if dtype not in _MAGNITUDE:
-        return len(piece.translate(None, _NOT_FINITE.get(dtype, b""))) == len(piece)
+        return len(bytes(piece).translate(None, _NOT_FINITE.get(dtype, b""))) == len(piece)
     import numpy as np
 
     mask, limit = _MAGNITUDE[dtype]
@@ -376,7 +315,7 @@ def _finite(piece: bytes, dtype: str) -> bool:
     return int((bits & bits.dtype.type(mask)).max()) < limit
 
 
-def _to_float32(piece: bytes, dtype: str) -> NDArray[np.float32]:
+def _to_float32(piece: Buffer, dtype: str) -> NDArray[np.float32]:
     """float64 is rounded, the others are exact. What is too large becomes infinite."""
     import numpy as np
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +65,8 @@ def measured(metadata: Mapping[str, str]) -> Latency | None:
 
 
 def _medians(seconds: Mapping[str, Any]) -> dict[str, float]:
+    import statistics
+
     found: dict[str, list[float]] = {}
     for name, value in seconds.items():
         shape = re.fullmatch(r"(\d+x\d+)\.([1-9]\d*)", name)

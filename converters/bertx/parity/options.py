@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bertx.errors import LocalProblem
 from bertx.parity.budget import Budget
-from bertx.runtimes import Foreign, process
+from bertx.runtimes import Foreign, device, process, runtime_named
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,20 @@ class VerifyOptions:
 
     def limits(self) -> process.Limits:
         return process.Limits(self.timeout, self.memory_bytes)
+
+
+def check_options(options: VerifyOptions) -> str:
+    """Refuses before any work what cannot be done; the device that will be used.
+
+    Raises UsageError for unknown names, LocalProblem where a named runtime is not ready or the device is not here.
+    """
+    named = [runtime_named(name).at(options.cache) for name in options.runtimes]
+    for runtime in named:
+        lacking = runtime.missing()
+        if lacking:
+            raise LocalProblem("E_RUNTIME", f"runtime {runtime.name} is not ready", lacking)
+    where = device.resolve(options.device)
+    for runtime in named:
+        if where.partition(":")[0] not in runtime.devices:
+            raise LocalProblem("E_DEVICE", f"runtime {runtime.name} cannot use {where}", "use --device cpu")
+    return where

@@ -8,27 +8,29 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import bertx.bundle as bundle
 from bertx.checkpoint import Checkpoint
-from bertx.errors import LocalProblem
 from bertx.model.tasks import Task
 from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
 from bertx.parity.latency import batches, measured
-from bertx.parity.options import VerifyOptions
+from bertx.parity.options import VerifyOptions, check_options
 from bertx.parity.origin import Asked, Origin, Stock
 from bertx.parity.reference import Reference
 from bertx.parity.report import NOT_READY, Report, Result
-from bertx.runtimes import Foreign, Runtime, device, process, registry, runtime_named, trust
+from bertx.runtimes import Foreign, Runtime, process, registry, runtime_named, trust
 from bertx.signature import Signature, TensorSpec
 
-__all__ = ["Verified", "VerifyOptions", "check_options", "make_bench", "trusted", "verify_subjects"]
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["Verified", "VerifyOptions", "make_bench", "trusted", "verify_subjects"]
 
 Progress = Callable[[str], None]
 
@@ -41,23 +43,6 @@ class Verified:
 
     report: Report
     benches: tuple[Bench, ...]
-
-
-def check_options(options: VerifyOptions) -> str:
-    """Refuses before any work what cannot be done; the device that will be used.
-
-    Raises UsageError for unknown names, LocalProblem where a named runtime is not ready or the device is not here.
-    """
-    named = [runtime_named(name).at(options.cache) for name in options.runtimes]
-    for runtime in named:
-        lacking = runtime.missing()
-        if lacking:
-            raise LocalProblem("E_RUNTIME", f"runtime {runtime.name} is not ready", lacking)
-    where = device.resolve(options.device)
-    for runtime in named:
-        if where.partition(":")[0] not in runtime.devices:
-            raise LocalProblem("E_DEVICE", f"runtime {runtime.name} cannot use {where}", "use --device cpu")
-    return where
 
 
 def verify_subjects(
@@ -215,6 +200,8 @@ def _workers(origin: Origin) -> int:
 @contextmanager
 def stoppable(limits: process.Limits, workers: int) -> Iterator[tuple[ThreadPoolExecutor, process.Limits]]:
     """A pool whose runners are ended when the block is left by an exception, an interrupt included."""
+    from concurrent.futures import ThreadPoolExecutor
+
     stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from bertx.checkpoint.tensors import TensorInfo, chunks
 from bertx.checkpoint.weights import read_file
 from bertx.errors import InputRefused, escape
-from bertx.parity.archive import stored
 from bertx.parity.compare import Compared, Row, failed, pool
 from bertx.parity.judge import Subject
 
@@ -255,6 +254,8 @@ def _safetensors(path: Path) -> Iterator[_Tensor]:
 
 def _torchscript(path: Path) -> Iterator[_Tensor]:
     try:
+        from bertx.parity.archive import stored  # with pickle and zipfile, which few need
+
         found = list(stored(path))
     except InputRefused:
         return  # an archive that is not understood tells no weights; whether it loads is for its runner to say

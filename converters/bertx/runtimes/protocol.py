@@ -10,8 +10,6 @@ CASES holds `<case>/<tensor>`, its metadata the `signature` as JSON, the order o
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import json
 import os
 import sys
@@ -177,6 +175,8 @@ def _fail(message: str, status: int) -> None:
 
 
 def _serve(program: Program) -> None:
+    import argparse
+
     parser = argparse.ArgumentParser(prog=program.runtime)
     for name in ("artifact", "inputs", "outputs"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -229,4 +229,6 @@ def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str,
 def _die_with_parent() -> None:
     """Asks Linux to end this process when bertx dies: a killed export must not leave a runner computing."""
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
