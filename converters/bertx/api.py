@@ -201,9 +201,10 @@ def verify(
     if found.alone and not trusted(subjects[0], options):
         what = f"{found.files[0]} would run code, and bertx did not write it here"
         raise InputRefused("E_UNTRUSTED", escape(what), "add --trust if you trust its author")
+    changed = Background(lambda: tuple(target.changed(found)))
     run, kept = own.without_weights(found, subjects, options.limit) if against is None else (subjects, [])
     report = verify_subjects(run, origin, options, progress).report
-    return Verification(replace(report, results=(*kept, *report.results)), tuple(target.changed(found)))
+    return Verification(replace(report, results=(*kept, *report.results)), changed.result())
 
 
 def _reference(

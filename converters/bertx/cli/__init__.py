@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bertx.ending import leave
 from bertx.errors import BertxError, Bug, LocalProblem, UsageError, escape
 
 #: command -> (module, function, what --help says); in the order in which people use them
@@ -138,6 +139,8 @@ def main() -> NoReturn:
         status = _interrupted(interrupts[-1]) if interrupts else _ended(error, options)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
+    if "torch" in sys.modules:  # whatever has loaded it has also written its result
+        leave(status)
     sys.exit(status)
 
 

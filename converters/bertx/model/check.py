@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from bertx.checkpoint import open_folder
+from bertx.ending import leave
 from bertx.errors import BertxError
 from bertx.model.loading import load
 from bertx.model.tasks import task_named
@@ -27,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

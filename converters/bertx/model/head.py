@@ -19,6 +19,7 @@ from bertx.checkpoint import Checkpoint, open_folder
 from bertx.checkpoint.config import Config
 from bertx.checkpoint.naming import SPELLINGS, respelled
 from bertx.checkpoint.tensors import read_header
+from bertx.ending import leave
 from bertx.errors import BertxError, InputRefused, UsageError
 from bertx.model.loading import load
 from bertx.model.tasks import Task, task_named
@@ -100,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

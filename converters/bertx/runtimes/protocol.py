@@ -11,16 +11,16 @@ CASES holds `<case>/<tensor>`, its metadata the `signature` as JSON, the order o
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from bertx.checkpoint.tensors import read_header
+from bertx.ending import leave
 from bertx.errors import BertxError, InputRefused, escape
 from bertx.signature import Signature
 
@@ -150,13 +150,14 @@ class Program(ABC):
         """version, provider and device that were really used."""
 
 
-def main(program: Program) -> None:
+def main(program: Program) -> NoReturn:
     """Runs a Python runner from the command line and ends the process with the protocol's exit code."""
     guarded(lambda: _serve(program), program.runtime)
 
 
-def guarded(work: Callable[[], None], name: str) -> None:
-    """Does the work of a runner program; whatever goes wrong becomes one line on standard error and an exit code."""
+def guarded(work: Callable[[], None], name: str) -> NoReturn:
+    """Does the work of a program and ends the process; what goes wrong becomes one line on standard error and an exit
+    code."""
     _die_with_parent()
     try:
         work()
@@ -166,12 +167,12 @@ def guarded(work: Callable[[], None], name: str) -> None:
         _fail(f"{name}: {error}", 1)
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is this artifact's verdict, told in one line
         _fail(f"{name}: {type(error).__name__}: {error}", 1)
+    leave(0)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     sys.stderr.write(escape(" ".join(message.split()), 500) + "\n")
-    sys.stderr.flush()
-    os._exit(status)
+    leave(status)
 
 
 def _serve(program: Program) -> None:
