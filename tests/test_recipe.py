@@ -12,6 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bertx.errors import BertxError
+from bertx.formats import ExportOptions
+from bertx.model.head import HeadOptions
 from bertx.parity.budget import Budget
 from bertx.recipe import read
 from program import ROOT, Ran
@@ -37,10 +39,12 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
     revision = "v1"
     task = "fill-mask"
     output = "out"
-    artifacts = ["safetensors", {format = "onnx", dtype = "float16", opset = 20, output_name = ["logits"]}]
+    artifacts = ["safetensors", {format = "onnx", dtype = "float16", opset = 20, output_name = ["logits"]}, WEIGHTS]
     runtimes = ["eager"]
     device = "cpu"
     cases = "full"
+    text = "TEXTS"
+    latency = true
     limit = 2
     budget = { cosine = 0.99, labels = 0.98 }
     timeout = 5
@@ -49,6 +53,10 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
     command = "./check --fast"
     formats = ["onnx"]
     """
+    weights = 'rename = "legacy", max_shard_size = "20KB", init_head = true, num_labels = 3, seed = 7'
+    text = text.replace("WEIGHTS", f'{{format = "safetensors", {weights}}}')
+    text = text.replace("TEXTS", (tmp_path / "texts.txt").as_posix())
+    (tmp_path / "texts.txt").write_text("one\n\ntwo\n", "utf-8")
     Draft202012Validator(SCHEMA).validate(tomllib.loads(text))
     recipe = read(written(tmp_path, text))
     assert (recipe.checkpoint, recipe.revision, recipe.task, recipe.output) == (
@@ -57,10 +65,12 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
         "fill-mask",
         Path("out"),
     )
-    (first, _), (second, options) = recipe.artifacts
+    (first, _), (second, options), (_, weights) = recipe.artifacts
     assert (first, second, options.dtype, options.opset) == ("safetensors", "onnx", "float16", 20)
     assert options.output_names == ("logits",)
+    assert weights == ExportOptions(spelling="legacy", shard_bytes=20_000, head=HeadOptions(3, 7))
     verify = recipe.verify
+    assert (verify.texts, verify.latency) == (("one", "two"), True)
     assert (verify.runtimes, verify.device, verify.cases, verify.limit, verify.timeout) == (
         ("eager",),
         "cpu",
@@ -88,6 +98,21 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
         ("checkpoint = 'a'\nartifacts = [{format = 'onnx', opsett = 1}]", "unknown key opsett"),
         ("checkpoint = 'a'\nartifacts = [{format = 'onnx', dtype = 'int8'}]", "unknown dtype int8"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\n[[runner]]\nname = 'x'", "a runner is a table with a command"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'onnx', rename = 'torch'}]", "rename means nothing for onnx"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'safetensors', opset = 20}]", "opset means nothing for safetensors"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'safetensors', rename = 'x'}]", "unknown rename x"),
+        (
+            "checkpoint = 'a'\nartifacts = [{format = 'safetensors', max_shard_size = '5'}]\ntext = 'x'",
+            "cannot be read",
+        ),
+        ("checkpoint = 'a'\nartifacts = [{format = 'safetensors', max_shard_size = 'big'}]", "big is no size"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'safetensors', init_head = true}]", "--num-labels is missing"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'safetensors', seed = 1}]", "--init-head is missing"),
+        (
+            "checkpoint = 'a'\nartifacts = [{format = 'safetensors', init_head = true, num_labels = 1, seed = -1}]",
+            "seed",
+        ),
+        ("checkpoint = 'a'\nartifacts = ['onnx']\ncases = 'ful'", "neither quick nor full nor a file"),
         ("checkpoint = {package = 'os', folder = '../etc'}\nartifacts = ['onnx']", "a folder inside it"),
         ("checkpoint = {package = 'no_such_package', folder = 'm'}\nartifacts = ['onnx']", "no installed package"),
         ("checkpoint = ", "is no TOML"),
@@ -120,3 +145,19 @@ def test_a_recipe_whose_artifact_fails_publishes_nothing(bertx: Callable[..., Ra
     assert ran.json["runs"][0]["report"]["limit"] == 1e-6
     assert not (tmp_path / "out").exists()
     assert ElementTree.parse(tmp_path / "parity.xml").getroot().get("failures") == "1"
+
+
+def test_a_recipe_can_do_what_to_safetensors_can(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:
+    """The same bytes as the command's, with a new head, other names and shards."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    weights = '{format = "safetensors", rename = "legacy", max_shard_size = "20KB", init_head = true, num_labels = 3}'
+    text = f"checkpoint = {json.dumps(str(tiny))}\noutput = {json.dumps(str(out))}\nartifacts = [{weights}]\n"
+    ran = bertx("run", written(tmp_path, f'{text}task = "text-classification"\n'))
+    assert (ran.code, ran.err) == (0, "")
+    asked = ("--rename", "legacy", "--max-shard-size", "20KB", "--init-head", "--num-labels", "3")
+    ran = bertx("to-safetensors", tiny, "--task", "text-classification", *asked, "-o", again)
+    assert (ran.code, ran.err) == (0, "")
+    files = {path.name for path in out.iterdir()} - {"bertx.json"}
+    assert len([name for name in files if name.startswith("model-")]) > 2
+    for name in files:
+        assert (out / name).read_bytes() == (again / name).read_bytes(), name

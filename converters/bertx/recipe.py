@@ -15,16 +15,22 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertx import api
 from bertx.checkpoint import FetchOptions, fetch
+from bertx.checkpoint.naming import SPELLINGS
 from bertx.errors import SourceUnavailable, UsageError, escape
-from bertx.formats import ExportOptions
+from bertx.formats import ExportOptions, shard_size
 from bertx.formats import registry as formats
-from bertx.parity.budget import Budget, checked
+from bertx.model.head import HeadOptions, head_options
+from bertx.parity.budget import checked
+from bertx.parity.cases import SETS
+from bertx.parity.given import lines_of
 from bertx.parity.options import VerifyOptions
 from bertx.runtimes import Foreign, foreign
+
+T = TypeVar("T")
 
 _KEYS = {
     "checkpoint": (str, dict),
@@ -35,12 +41,29 @@ _KEYS = {
     "runtimes": list,
     "device": str,
     "cases": str,
+    "text": str,
+    "latency": bool,
     "limit": (int, float),
     "budget": dict,
     "timeout": (int, float),
     "runner": list,
 }
-_ARTIFACT = {"format": str, "dtype": str, "opset": int, "external_data": bool, "output_name": list}
+_ARTIFACT = {
+    "format": str,
+    "dtype": str,
+    "opset": int,
+    "external_data": bool,
+    "output_name": list,
+    "rename": str,
+    "max_shard_size": str,
+    "init_head": bool,
+    "num_labels": int,
+    "seed": int,
+}
+#: keys of an artifact that one kind of format alone has
+_WEIGHTS = frozenset({"rename", "max_shard_size", "init_head", "num_labels", "seed"})
+_GRAPH = frozenset({"opset", "external_data"})
+_OTHERS = {"safetensors": _GRAPH | {"output_name"}, "torchscript": _GRAPH | _WEIGHTS, "onnx": _WEIGHTS}
 _RUNNER = {"name": str, "command": str, "formats": list}
 
 
@@ -150,12 +173,34 @@ def _artifact(value: Any, where: str) -> tuple[str, ExportOptions]:
         _refuse(where, f"unknown format {escape(table['format'])}, known are {', '.join(formats())}")
     if table.get("dtype") not in (None, "float32", "float16", "bfloat16"):
         _refuse(where, f"unknown dtype {escape(table['dtype'])}")
+    idle = sorted(_OTHERS.get(table["format"], frozenset()) & table.keys())
+    if idle:
+        _refuse(where, f"{idle[0]} means nothing for {table['format']}")
+    if table.get("rename") not in (None, *SPELLINGS):
+        _refuse(where, f"unknown rename {escape(table['rename'])}, known are {', '.join(sorted(SPELLINGS))}")
     return table["format"], ExportOptions(
         table.get("dtype"),
         _texts(table.get("output_name", []), where, "output_name"),
         table.get("opset", ExportOptions.opset),
         table.get("external_data"),
+        table.get("rename"),
+        _told(where, shard_size, table["max_shard_size"]) if "max_shard_size" in table else None,
+        _told(where, _head, table),
     )
+
+
+def _head(table: Mapping[str, Any]) -> HeadOptions | None:
+    if not 0 <= table.get("seed", 0) < 2**63:
+        raise UsageError("E_USAGE", "seed is out of range", "write a number from 0 on")
+    return head_options(table.get("init_head", False), table.get("num_labels"), table.get("seed"))
+
+
+def _told(where: str, read: Callable[[Any], T], value: Any) -> T:
+    """What `read` makes of a value; its refusal is the recipe's."""
+    try:
+        return read(value)
+    except UsageError as error:
+        return _refuse(where, error.message)  # type: ignore[no-any-return]
 
 
 def _verify(document: Mapping[str, Any], where: str) -> VerifyOptions:
@@ -163,19 +208,21 @@ def _verify(document: Mapping[str, Any], where: str) -> VerifyOptions:
     return VerifyOptions(
         runtimes=_texts(document.get("runtimes", []), where, "runtimes"),
         runners=tuple(_runner(each, where) for each in document.get("runner", [])),
-        cases=document.get("cases", default.cases),
+        cases=_cases(document.get("cases", "quick"), where),
         limit=float(document.get("limit", default.limit)),
-        budget=_budget(document["budget"], where) if "budget" in document else None,
+        texts=_told(where, lines_of, Path(document["text"])) if "text" in document else (),
+        latency=document.get("latency", default.latency),
+        budget=_told(where, checked, document["budget"]) if "budget" in document else None,
         device=document.get("device", default.device),
         timeout=float(document.get("timeout", default.timeout)),
     )
 
 
-def _budget(table: Mapping[str, Any], where: str) -> Budget:
-    try:
-        return checked(table)
-    except UsageError as error:
-        return _refuse(where, error.message)  # type: ignore[no-any-return]
+def _cases(value: str, where: str) -> str | Path:
+    """The name of a set, or the user's file."""
+    if value not in SETS and not Path(value).is_file():
+        _refuse(where, f"cases is {escape(value)}, neither {' nor '.join(SETS)} nor a file")
+    return value if value in SETS else Path(value)
 
 
 def _runner(table: Any, where: str) -> Foreign:

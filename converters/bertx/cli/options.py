@@ -14,8 +14,9 @@ import click
 
 from bertx.checkpoint import FetchOptions
 from bertx.checkpoint.hub import HubOptions
-from bertx.errors import UsageError, escape
+from bertx.errors import escape
 from bertx.parity.cases import SETS
+from bertx.parity.given import lines_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -78,16 +79,7 @@ def written(name: str, says: str) -> Decorator:
 
 def own_texts(path: Path | None) -> tuple[str, ...]:
     """The lines of --text that are not empty. Raises UsageError where there are none."""
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("E_USAGE", f"--text {escape(path)} cannot be read", "give a UTF-8 file") from error
-    texts = tuple(line for line in lines if line.strip())
-    if not texts:
-        raise UsageError("E_USAGE", f"--text {escape(path)} holds no text", "write one text a line")
-    return texts
+    return () if path is None else lines_of(path)
 
 
 def common(*names: str) -> Decorator:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,18 @@ class ExportOptions:
     spelling: str | None = None
     shard_bytes: int | None = None
     head: HeadOptions | None = None
+
+
+def shard_size(text: str) -> int:
+    """Bytes of a number with a unit of thousands (KB, MB, GB, as transformers counts) or of 1,024 (KiB, MiB, GiB).
+
+    Raises UsageError where the text is no size.
+    """
+    found = re.fullmatch(r"([0-9]{1,15})\s*(?:([KMGT])(i?)B)?", text)
+    if found is None or int(found[1]) == 0:
+        raise UsageError("E_USAGE", f"{escape(text)} is no size", "write one such as 500MB or 2GiB")
+    unit: int = (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")
+    return int(found[1]) * unit
 
 
 @dataclass(frozen=True)

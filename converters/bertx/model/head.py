@@ -35,6 +35,16 @@ class HeadOptions:
     seed: int = 0
 
 
+def head_options(asked: bool, labels: int | None, seed: int | None) -> HeadOptions | None:
+    """What --init-head, --num-labels and --seed ask for together. Raises UsageError where one lacks another."""
+    if asked and labels is not None:
+        return HeadOptions(labels, seed or 0)
+    if asked or labels is not None or seed is not None:
+        lacking = "--num-labels" if asked else "--init-head"
+        raise UsageError("E_USAGE", f"{lacking} is missing", "a new head needs --init-head and --num-labels")
+    return None
+
+
 def check_head(task: Task, options: HeadOptions) -> None:
     """Raises UsageError where a task has no head with labels, or a number of them that it cannot have."""
     if not task.labelled and task.name != "question-answering":

@@ -1,4 +1,4 @@
-"""Cases that the user gives in a file of the runner protocol, instead of those that bertx makes."""
+"""Cases that the user gives: in a file of the runner protocol, instead of those that bertx makes, or as texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.errors import InputRefused, escape
+from bertx.errors import InputRefused, UsageError, escape
 from bertx.parity.cases import Case, Facts
 from bertx.runtimes.protocol import read_tensors
 
@@ -35,6 +35,18 @@ def given(path: Path, inputs: Sequence[str], known: Facts) -> tuple[Case, ...]:
         if problem is not None:
             raise _refused(path, f"case {escape(name)}: {problem}")
     return tuple(Case(name, {each: held[each] for each in inputs}) for name, held in arrays.items())
+
+
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines of a file of texts that are not empty. Raises UsageError where there are none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("E_USAGE", f"the texts {escape(path)} cannot be read", "give a UTF-8 file") from error
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UsageError("E_USAGE", f"the texts {escape(path)} hold no text", "write one text a line")
+    return texts
 
 
 def _refused(path: Path, what: str) -> InputRefused:
