@@ -22,6 +22,7 @@ from bertx.runtimes.process import Limits, run
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import Signature, TensorSpec
 from cli.documents import checked
+from families import make_class
 from program import Ran, ready_or_skip
 
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native)]
@@ -232,6 +233,19 @@ def test_cuda_is_refused_where_the_program_has_none(native: Native, tiny_bundle:
     ended = run(native.command(Job(_artifact(tiny_bundle, form), cases, tmp_path / "out", "cuda")), Limits(60))
     assert ended.exit_code == 5
     assert (ended.reason or "").startswith("exit 5: E_DEVICE: ")
+
+
+def test_a_head_that_labels_tokens_passes(bertx: Callable[..., Ran], built: dict[str, str], tmp_path: Path) -> None:
+    of_weights = [runtime for runtime in ready() if "safetensors" in runtime.reads]
+    if not of_weights:
+        pytest.skip("no program that reads weights is ready: bertx build candle tch-varstore")
+    folder = make_class("BertForTokenClassification", tmp_path / "model")
+    named = [word for runtime in of_weights for word in ("--runtime", runtime.name)]
+    found = _verified(bertx("verify", folder / "model.safetensors", "--against", folder, "--json", *named, **built))
+    for runtime in of_weights:
+        result = found[runtime.name]
+        assert (result["verdict"], result["reason"], result["cause"]) == ("pass", None, None)
+        assert result["outputs"][0]["name"] == "logits"
 
 
 def test_a_family_or_task_that_a_program_does_not_know_is_not_run_and_says_why(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What programs refuse that compute a BERT from its weights: they know this one family, and no heads."""
+"""What programs refuse that compute a BERT from its weights: they know this one family, and few heads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bertx.errors import escape
 
-#: the tasks that take the encoder's states, pooled or not
-TASKS = ("feature-extraction", "sentence-similarity")
+#: the tasks that take the encoder's states, pooled or not, and the one head that they know
+TASKS = ("feature-extraction", "sentence-similarity", "token-classification")
 
 
 def refusal(artifact: Path, task: str) -> str | None:
@@ -21,5 +21,5 @@ def refusal(artifact: Path, task: str) -> str | None:
     if family != "bert":
         return f"it knows model_type bert alone, and this is {escape(family, 40)}"
     if task not in TASKS:
-        return f"it knows the encoder alone, and the task is {escape(task, 40)}"
+        return f"it knows the encoder and heads that label tokens, and the task is {escape(task, 40)}"
     return None

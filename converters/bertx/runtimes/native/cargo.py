@@ -23,7 +23,8 @@ class Cargo(Native):
     torch: ClassVar[str | None] = None
 
     def __init_subclass__(cls) -> None:
-        cls.sources = ("Cargo.toml", "protocol", cls.name)
+        linked = ("libtorch.rs",) if cls.torch else ()
+        cls.sources = ("Cargo.toml", "protocol", *linked, cls.name)
 
     def steps(self, places: Places) -> Sequence[Step]:
         # One program of the whole workspace: then all of them share the crates that they have in common.

@@ -13,8 +13,15 @@ struct Candle {
     model: BertModel,
     embeddings: BertModel,
     layers: Vec<BertEncoder>,
-    pooler: Option<Linear>,
-    embedding: Option<Embedding>,
+    head: Head,
+}
+
+/// What reads the last states.
+enum Head {
+    /// A pooler, and a way to sentence embeddings, where the checkpoint has them.
+    Pooled(Option<Linear>, Option<Embedding>),
+    /// A number for each label of each token.
+    Labels(Linear),
 }
 
 impl Runner for Candle {
@@ -29,31 +36,42 @@ impl Runner for Candle {
             ensure!(right, "the weight {name} is {} where {} is claimed", dtype(tensor.dtype()), cases.dtype);
         }
         let prefixed = tensors.keys().any(|name| name.starts_with("bert."));
+        let labels = tensors.get("classifier.bias").map_or(0, Tensor::elem_count);
         let renamed = tensors.into_iter().map(|(name, tensor)| (modern(&name), tensor)).collect();
         let weights = VarBuilder::from_tensors(renamed, DType::F32, &Device::Cpu);
+        let head = weights.pp("classifier");
         let weights = if prefixed { weights.pp("bert") } else { weights };
         let encoder = BertEncoder::load(weights.pp("encoder"), &config)?;
         let layers = encoder.layers.into_iter().map(|layer| one(layer, &weights, &config));
         let size = config.hidden_size;
-        let pooler = weights.contains_tensor("pooler.dense.weight");
-        let pooled = cases.task == "sentence-similarity";
+        let head = if cases.task == "token-classification" {
+            Head::Labels(linear(size, labels, head)?)
+        } else {
+            let pooler = weights.contains_tensor("pooler.dense.weight");
+            let pooler = if pooler { Some(linear(size, size, weights.pp("pooler.dense"))?) } else { None };
+            let pooled = cases.task == "sentence-similarity";
+            Head::Pooled(pooler, if pooled { Some(Embedding::read(folder)?) } else { None })
+        };
         Ok(Self {
             model: BertModel::load(weights.clone(), &config)?,
             embeddings: BertModel::load(weights.clone(), &Config { num_hidden_layers: 0, ..config.clone() })?,
             layers: layers.collect::<Result<_>>()?,
-            pooler: if pooler { Some(linear(size, size, weights.pp("pooler.dense"))?) } else { None },
-            embedding: if pooled { Some(Embedding::read(folder)?) } else { None },
+            head,
         })
     }
 
     fn run(&mut self, case: &Case) -> Result<Vec<Output>> {
         let [ids, segments, mask] = inputs(case)?;
         let last = self.model.forward(&ids, &segments, Some(&mask))?;
+        let (pooler, embedding) = match &self.head {
+            Head::Labels(labels) => return Ok(vec![output("logits", &labels.forward(&last)?)?]),
+            Head::Pooled(pooler, embedding) => (pooler, embedding),
+        };
         let mut outputs = vec![output("last_hidden_state", &last)?];
-        if let Some(pooler) = &self.pooler {
+        if let Some(pooler) = pooler {
             outputs.push(output("pooler_output", &pooler.forward(&last.i((.., 0))?.contiguous()?)?.tanh()?)?);
         }
-        if let Some(embedding) = &self.embedding {
+        if let Some(embedding) = embedding {
             outputs.push(embedding.of(&outputs[0], case)?);
         }
         Ok(outputs)

@@ -1,5 +1,6 @@
 //! The encoder. Paths are joined with a dot, so the names here are the names in the file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
@@ -20,10 +21,25 @@ pub struct Config {
     pub max_position_embeddings: i64,
     pub type_vocab_size: i64,
     pub layer_norm_eps: f64,
-    #[serde(default)]
+    #[serde(default = "usual_dropout")]
     pub hidden_dropout_prob: f64,
+    #[serde(default = "usual_dropout")]
+    pub attention_probs_dropout_prob: f64,
+    pub classifier_dropout: Option<f64>,
+    /// The names of a head's labels, by their numbers.
+    #[serde(default = "usual_labels")]
+    pub id2label: BTreeMap<String, String>,
     #[serde(default)]
     pub position_embedding_type: Option<String>,
+}
+
+/// What transformers takes where config.json says nothing.
+fn usual_dropout() -> f64 {
+    0.1
+}
+
+fn usual_labels() -> BTreeMap<String, String> {
+    (0..2).map(|k| (k.to_string(), format!("LABEL_{k}"))).collect()
 }
 
 impl Config {
@@ -37,6 +53,12 @@ impl Config {
             Some(other) => bail!("{other} positions are not known here"),
         }
     }
+
+    /// The names of the labels, in their order.
+    pub fn labels(&self) -> Result<Vec<String>> {
+        let name = |k: usize| self.id2label.get(&k.to_string()).cloned();
+        (0..self.id2label.len()).map(|k| name(k).with_context(|| format!("id2label has no {k}"))).collect()
+    }
 }
 
 pub struct Bert {
@@ -47,7 +69,14 @@ pub struct Bert {
     layers: Vec<Layer>,
     pooler: Option<nn::Linear>,
     heads: i64,
-    dropout: f64,
+    dropout: Dropout,
+}
+
+/// Which part of states and of attention weights is dropped: in training what config.json says, else none.
+#[derive(Clone, Copy, Default)]
+struct Dropout {
+    hidden: f64,
+    attention: f64,
 }
 
 struct Layer {
@@ -76,7 +105,10 @@ impl Bert {
             layers: layers.collect(),
             pooler: pooler.then(|| linear(path / "pooler" / "dense", hidden, hidden)),
             heads: config.num_attention_heads,
-            dropout: config.hidden_dropout_prob,
+            dropout: Dropout {
+                hidden: config.hidden_dropout_prob,
+                attention: config.attention_probs_dropout_prob,
+            },
         }
     }
 
@@ -85,13 +117,14 @@ impl Bert {
         let (_, sequence) = ids.size2()?;
         let places = Tensor::f_arange(sequence, (Kind::Int64, ids.device()))?.f_unsqueeze(0)?;
         let sum = self.words.forward(ids) + self.segments.forward(segments) + self.positions.forward(&places);
-        let mut state = self.norm.forward(&sum).f_dropout(self.dropout, train)?;
+        let dropout = if train { self.dropout } else { Dropout::default() };
+        let mut state = dropped(self.norm.forward(&sum), dropout.hidden)?;
         // The lowest float32, not infinity: a row without any valid token stays finite.
         let valid = mask.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_unsqueeze(1)?;
         let closed = (1.0 - valid) * f64::from(f32::MIN);
         let mut all = vec![state.shallow_clone()];
         for layer in &self.layers {
-            state = layer.forward(&state, &closed, self.heads, if train { self.dropout } else { 0.0 })?;
+            state = layer.forward(&state, &closed, self.heads, dropout)?;
             all.push(state.shallow_clone());
         }
         Ok(all)
@@ -120,24 +153,29 @@ impl Layer {
         }
     }
 
-    fn forward(&self, state: &Tensor, closed: &Tensor, heads: i64, dropout: f64) -> Result<Tensor> {
+    fn forward(&self, state: &Tensor, closed: &Tensor, heads: i64, dropout: Dropout) -> Result<Tensor> {
         let (batch, sequence, hidden) = state.size3()?;
         let split = |x: Tensor| x.f_view([batch, sequence, heads, hidden / heads])?.f_transpose(1, 2);
         let (query, key) = (split(self.query.forward(state))?, split(self.key.forward(state))?);
         let value = split(self.value.forward(state))?;
         let scale = ((hidden / heads) as f64).sqrt();
         let scores = query.f_matmul(&key.f_transpose(-1, -2)?)? / scale + closed;
-        let weights = scores.f_softmax(-1, Kind::Float)?.f_dropout(dropout, dropout > 0.0)?;
+        let weights = dropped(scores.f_softmax(-1, Kind::Float)?, dropout.attention)?;
         let mixed = weights.f_matmul(&value)?.f_transpose(1, 2)?.f_contiguous()?.f_view([batch, sequence, hidden])?;
-        let mixed = self.attended.forward(&mixed).f_dropout(dropout, dropout > 0.0)?;
+        let mixed = dropped(self.attended.forward(&mixed), dropout.hidden)?;
         let attended = self.attended_norm.forward(&(mixed + state));
         let wide = self.wide.forward(&attended).f_gelu("none")?;
-        let narrow = self.narrow.forward(&wide).f_dropout(dropout, dropout > 0.0)?;
+        let narrow = dropped(self.narrow.forward(&wide), dropout.hidden)?;
         Ok(self.norm.forward(&(narrow + attended)))
     }
 }
 
-fn linear(path: nn::Path, from: i64, to: i64) -> nn::Linear {
+/// A tensor without this part of its elements, chosen by chance, and the rest made larger in turn.
+pub(crate) fn dropped(tensor: Tensor, part: f64) -> Result<Tensor> {
+    Ok(if part > 0.0 { tensor.f_dropout(part, true)? } else { tensor })
+}
+
+pub(crate) fn linear(path: nn::Path, from: i64, to: i64) -> nn::Linear {
     nn::linear(path, from, to, Default::default())
 }
 

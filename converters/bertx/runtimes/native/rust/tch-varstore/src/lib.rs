@@ -2,6 +2,8 @@
 
 mod bert;
 mod strict;
+mod tokens;
 
 pub use bert::{Bert, Config};
 pub use strict::load_strictly;
+pub use tokens::TokenClassifier;

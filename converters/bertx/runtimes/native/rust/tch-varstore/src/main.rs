@@ -3,13 +3,17 @@
 
 use anyhow::{ensure, Context, Result};
 use bertx_protocol::{Arguments, Case, Cases, Embedding, Facts, Output, Runner};
-use run_tch_varstore::{load_strictly, Bert, Config};
+use run_tch_varstore::{load_strictly, Bert, Config, TokenClassifier};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-struct Store {
-    bert: Bert,
-    embedding: Option<Embedding>,
+/// What a checkpoint may hold beside what is asked for: other heads, and a pooler below a head that reads none.
+const HEADS: [&str; 4] = ["cls.", "classifier.", "qa_outputs.", POOLER];
+const POOLER: &str = "bert.pooler.";
+
+enum Store {
+    Encoder(Bert, Option<Embedding>),
+    Labels(TokenClassifier),
 }
 
 impl Runner for Store {
@@ -17,28 +21,37 @@ impl Runner for Store {
         ensure!(cases.dtype == "float32", "this program computes in float32, not in {}", cases.dtype);
         let folder = arguments.artifact.parent().context("the artifact is in no folder")?;
         let config = Config::read(&folder.join("config.json"))?;
+        let store = VarStore::new(Device::Cpu);
+        if cases.task == "token-classification" {
+            let model = TokenClassifier::new(&store.root(), &config)?;
+            load_strictly(&store, &arguments.artifact, &[POOLER])?;
+            return Ok(Self::Labels(model));
+        }
         let names = Tensor::read_safetensors(&arguments.artifact)?;
         let has = |end: &str| names.iter().any(|(name, _)| name.ends_with(end));
         let prefixed = names.iter().any(|(name, _)| name.starts_with("bert."));
-        let store = VarStore::new(Device::Cpu);
         let root = if prefixed { store.root() / "bert" } else { store.root() };
         let bert = Bert::new(&root, &config, has("pooler.dense.weight"));
-        load_strictly(&store, &arguments.artifact, &[])?;
+        load_strictly(&store, &arguments.artifact, &HEADS)?;
         let pooled = cases.task == "sentence-similarity";
-        let embedding = if pooled { Some(Embedding::read(folder)?) } else { None };
-        Ok(Self { bert, embedding })
+        Ok(Self::Encoder(bert, if pooled { Some(Embedding::read(folder)?) } else { None }))
     }
 
     fn run(&mut self, case: &Case) -> Result<Vec<Output>> {
         let last = self.states(case)?.pop().context("there is no layer")?;
-        let mut outputs = vec![output("last_hidden_state", &last)?];
-        if let Some(pooled) = self.bert.pooled(&last) {
-            outputs.push(output("pooler_output", &pooled)?);
+        match self {
+            Self::Labels(model) => Ok(vec![output("logits", &tch::no_grad(|| model.head(last, false))?)?]),
+            Self::Encoder(bert, embedding) => {
+                let mut outputs = vec![output("last_hidden_state", &last)?];
+                if let Some(pooled) = tch::no_grad(|| bert.pooled(&last)) {
+                    outputs.push(output("pooler_output", &pooled)?);
+                }
+                if let Some(embedding) = embedding {
+                    outputs.push(embedding.of(&outputs[0], case)?);
+                }
+                Ok(outputs)
+            }
         }
-        if let Some(embedding) = &self.embedding {
-            outputs.push(embedding.of(&outputs[0], case)?);
-        }
-        Ok(outputs)
     }
 
     fn taps(&mut self, case: &Case) -> Result<Vec<Output>> {
@@ -62,7 +75,8 @@ impl Store {
         let ids = tensor(case.ids("input_ids")?)?;
         let mask = tensor(case.ids("attention_mask")?)?;
         let segments = tensor(&case.ids_or_zeros("token_type_ids")?)?;
-        tch::no_grad(|| self.bert.states(&ids, &mask, &segments, false))
+        let (Self::Encoder(bert, _) | Self::Labels(TokenClassifier { bert, .. })) = self;
+        tch::no_grad(|| bert.states(&ids, &mask, &segments, false))
     }
 }
 
