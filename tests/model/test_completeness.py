@@ -13,17 +13,34 @@ from safetensors.torch import load_file, save_file
 
 from bertx.checkpoint import open_folder
 from bertx.errors import BertxError
-from bertx.model.completeness import _KNOWN, _sizes, is_complete, needed
+from bertx.model.completeness import _KNOWN, _OWN, _sizes, is_complete, needed
 from bertx.model.layouts import LAYOUTS
 from bertx.model.loading import load
 from bertx.model.tasks import TASKS
+from bertx.model.variants import VARIANTS, layout_of
 from bertx.model.wrapper import _default_segments
 from families import FAMILIES, make, make_class
 from program import package_folder
 
 #: tasks of a text model that weights alone make up
 ALONE = [n for n, task in TASKS.items() if n != "sentence-similarity" and task.auto_class in LAYOUTS["bert"].heads]
-HEADS = [(family, auto) for family, layout in LAYOUTS.items() for auto in layout.heads]
+#: every family, with the layout of its default configuration where that decides
+KNOWN = {**LAYOUTS, **{family: layout for family in VARIANTS if (layout := layout_of(family, {})) is not None}}
+HEADS = [(family, auto) for family, layout in KNOWN.items() for auto in layout.heads]
+#: configurations of one family that have other tensors than its default
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("deberta-v2", {"relative_attention": True, "pos_att_type": ["c2p"]}),
+    ("deberta-v2", {"relative_attention": True, "pos_att_type": "p2c|c2p", "norm_rel_ebd": "layer_norm"}),
+    ("deberta-v2", {"relative_attention": True, "share_att_key": True, "pos_att_type": ["p2c"], "position_buckets": 6}),
+    ("deberta-v2", {"relative_attention": True, "position_buckets": -1, "max_relative_positions": 9}),
+    ("deberta-v2", {"relative_attention": False, "pos_att_type": ["c2p"], "share_att_key": False}),
+    ("deberta-v2", {"position_biased_input": True, "type_vocab_size": 3}),
+    ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu", "relative_attention": False}),
+    ("modernbert", {"norm_bias": True}),
+    ("modernbert", {"attention_bias": True, "mlp_bias": True}),
+    ("modernbert", {"classifier_bias": True, "decoder_bias": False}),
+    ("modernbert", {"layer_types": ["full_attention"] * 3}),
+]
 
 
 def meta(family: str, auto: str, **changes: Any) -> Any:
@@ -40,9 +57,19 @@ def meta(family: str, auto: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("sized", ["default", "tiny"])
 def test_the_table_has_the_tensors_that_transformers_builds(family: str, auto: str, sized: str) -> None:
     changes = {} if sized == "default" else {**FAMILIES[family], "num_labels": 3}
-    model = meta(family, auto, **changes) if auto != "AutoModelForQuestionAnswering" else meta(family, auto)
-    layout = LAYOUTS[family]
+    same_tensors(meta(family, auto, **changes) if auto != "AutoModelForQuestionAnswering" else meta(family, auto), auto)
+
+
+@pytest.mark.parametrize(("family", "form"), FORMS, ids=lambda each: str(each)[:60])
+def test_what_a_configuration_decides_is_as_transformers_decides_it(family: str, form: dict[str, Any]) -> None:
+    for auto in KNOWN[family].heads:
+        same_tensors(meta(family, auto, **{**FAMILIES[family], **form}), auto)
+
+
+def same_tensors(model: Any, auto: str) -> None:
     config = json.loads(model.config.to_json_string(use_diff=False))
+    layout = layout_of(config["model_type"], config)
+    assert layout is not None
     sizes = _sizes({key: value for key, value in config.items() if key not in ("id2label", "label2id")}, layout)
     assert sizes is not None
     sizes["labels"] = model.config.num_labels
@@ -57,21 +84,22 @@ def test_the_table_has_the_tensors_that_transformers_builds(family: str, auto: s
         assert pooler == set(layout.pooler)
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("family", KNOWN)
 def test_defaults_are_those_of_transformers(family: str) -> None:
     import transformers
 
     defaults = transformers.CONFIG_MAPPING[family]().to_dict()
-    assert {key: defaults[key] for key in LAYOUTS[family].defaults} == LAYOUTS[family].defaults
+    assert {key: defaults[key] for key in KNOWN[family].defaults} == KNOWN[family].defaults
+    assert (defaults["pad_token_id"] or 0) <= KNOWN[family].padding
     assert _default_segments(family) == defaults.get("type_vocab_size", 0)
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("family", KNOWN)
 def test_architectures_are_transformers_classes_of_the_family(family: str) -> None:
     import transformers
 
     kind = transformers.CONFIG_MAPPING[family]
-    for name in LAYOUTS[family].classes:
+    for name in KNOWN[family].classes:
         assert issubclass(kind, getattr(transformers, name).config_class)
 
 
@@ -96,7 +124,7 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> N
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("family", KNOWN)
 @pytest.mark.parametrize("task", ALONE)
 def test_a_whole_checkpoint_is_complete_and_without_any_one_tensor_it_is_not(
     tmp_path: Path, family: str, task: str
@@ -164,17 +192,27 @@ VALUES = [
     [1],
 ]
 
+OWN_VALUES = [
+    ["c2p"],
+    "p2c|c2p",
+    "layer_norm",
+    ["full_attention"],
+    ["full_attention"] * 3,
+    {each: {"rope_type": "default", "rope_theta": 10.0} for each in ("full_attention", "sliding_attention")},
+]
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "albert", "mpnet"])
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "albert", "mpnet", *VARIANTS])
 def test_no_configuration_is_taken_for_usual_that_transformers_refuses(tmp_path: Path, family: str) -> None:
     """Every key that is known, with right and wrong values: where the table says yes, the load says so too."""
     folder = make(family, tmp_path / "model", "fill-mask")
     path = folder / "config.json"
     plain = json.loads(path.read_text("utf-8"))
     accepted = 0
-    for key in {*_KNOWN, *LAYOUTS[family].defaults, "num_labels", "id2label", "pad_token_id"} - {"model_type"}:
+    own = _OWN.get(family, {})
+    for key in {*_KNOWN, *own, *KNOWN[family].defaults, "num_labels", "id2label", "pad_token_id"} - {"model_type"}:
         seen: set[str] = set()
-        for value in [*VALUES, {"0": "a"}, {"0": "a", "1": "b"}, {"1": "a"}]:
+        for value in [*VALUES, *OWN_VALUES, {"0": "a"}, {"0": "a", "1": "b"}, {"1": "a"}]:
             path.write_text(json.dumps({**plain, key: value}), "utf-8")
             try:
                 yes = complete(folder, "fill-mask")
@@ -222,6 +260,20 @@ PUBLISHED = {
     ' "sinusoidal_pos_embds": false, "tie_weights_": true, "initializer_range": 0.02, "pad_token_id": 0}',
     "electra": '{"architectures": ["ElectraForMaskedLM"], "model_type": "electra", "layer_norm_eps": 1e-12,'
     ' "summary_activation": "gelu", "summary_last_dropout": 0.1, "summary_type": "first", "summary_use_proj": true}',
+    "deberta-v2": '{"model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",'
+    ' "hidden_dropout_prob": 0.1, "initializer_range": 0.02, "relative_attention": true, "position_buckets": 8,'
+    ' "norm_rel_ebd": "layer_norm", "share_att_key": true, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7,'
+    ' "max_relative_positions": -1, "position_biased_input": false, "type_vocab_size": 0, "pooler_dropout": 0,'
+    ' "pooler_hidden_act": "gelu", "pooler_hidden_size": 32}',
+    "modernbert": '{"architectures": ["ModernBertForMaskedLM"], "attention_bias": false, "attention_dropout": 0.0,'
+    ' "bos_token_id": 2, "classifier_activation": "gelu", "classifier_bias": false, "classifier_dropout": 0.0,'
+    ' "classifier_pooling": "mean", "cls_token_id": 2, "decoder_bias": true, "deterministic_flash_attn": false,'
+    ' "embedding_dropout": 0.0, "eos_token_id": 3, "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,'
+    ' "gradient_checkpointing": false, "hidden_activation": "gelu", "initializer_cutoff_factor": 2.0,'
+    ' "initializer_range": 0.02, "layer_norm_eps": 1e-05, "local_attention": 96, "local_rope_theta": 10000.0,'
+    ' "mlp_bias": false, "mlp_dropout": 0.0, "model_type": "modernbert", "norm_bias": false, "norm_eps": 1e-05,'
+    ' "pad_token_id": 0, "position_embedding_type": "absolute", "sep_token_id": 3, "tie_word_embeddings": true,'
+    ' "torch_dtype": "float32", "transformers_version": "4.47.0.dev0"}',
     "albert": '{"architectures": ["AlbertForMaskedLM"], "attention_probs_dropout_prob": 0, "down_scale_factor": 1,'
     ' "classifier_dropout_prob": 0.1, "gap_size": 0, "hidden_act": "gelu_new", "hidden_dropout_prob": 0,'
     ' "model_type": "albert", "net_structure_type": 0, "num_memory_blocks": 0, "layer_norm_eps": 1e-12}',
@@ -233,7 +285,22 @@ def test_configurations_as_they_are_published_leave_no_doubt(tmp_path: Path, fam
     folder = make(family, tmp_path / "model", "fill-mask")
     path = folder / "config.json"
     plain = json.loads(path.read_text("utf-8"))
-    sizes = {key: plain[key] for key in LAYOUTS[family].defaults}
+    sizes = {key: plain[key] for key in KNOWN[family].defaults}
     path.write_text(json.dumps({**sizes, **json.loads(PUBLISHED[family])}), "utf-8")
     assert complete(folder, "fill-mask")
     assert loads(folder, "fill-mask")
+
+
+def test_what_deberta_v3_was_trained_with_is_left_aside(tmp_path: Path) -> None:
+    """Microsoft's files hold two heads of its own program, and positions that the model does not add."""
+    folder = make("deberta-v2", tmp_path / "model", "token-classification")
+    rest = {"mask_predictions.dense.weight": (32, 32), "mask_predictions.LayerNorm.bias": (32,)}
+    rest |= {"mask_predictions.classifier.weight": (1, 32), "lm_predictions.lm_head.bias": (160,)}
+    rest |= {"lm_predictions.lm_head.dense.weight": (32, 32), "deberta.embeddings.position_embeddings.weight": (64, 32)}
+    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in rest.items()}))
+    assert complete(folder, "token-classification")
+    unused = load(open_folder(folder), TASKS["token-classification"]).unused
+    assert {*unused, "deberta.embeddings.position_embeddings.weight"} == set(rest)  # transformers itself drops that one
+    change(folder, lambda tensors: tensors.update({"mask_predictions.other": torch.ones(2)}))
+    assert not complete(folder, "token-classification")
+    assert not loads(folder, "token-classification")

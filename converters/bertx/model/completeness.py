@@ -14,8 +14,9 @@ from typing import Any
 
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.naming import respelled
-from bertx.model.layouts import LAYOUTS, Layout, Shapes
+from bertx.model.layouts import Layout, Shapes
 from bertx.model.tasks import Task
+from bertx.model.variants import layout_of
 
 #: dtypes of weights; float64 could exceed float32, which only a load tells
 _DTYPES = frozenset({"F32", "F16", "BF16"})
@@ -58,6 +59,33 @@ def _or_null(check: _Check) -> _Check:
     return lambda value: value is None or check(value)
 
 
+def _list_of(*allowed: str) -> _Check:
+    return lambda value: isinstance(value, list) and all(each in allowed for each in value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _angle(value: Any) -> bool:
+    return type(value) in (int, float) and 1 <= value < 1e12
+
+
+def _rotary(value: Any) -> bool:
+    """Whether the angles of both kinds of attention are the plain ones."""
+    if not isinstance(value, dict) or value.keys() != set(_ATTENTIONS):
+        return False
+    plain = {"rope_theta", "rope_type"}
+    return all(
+        isinstance(each, dict)
+        and each.keys() == plain
+        and each["rope_type"] == "default"
+        and _angle(each["rope_theta"])
+        for each in value.values()
+    )
+
+
+_ATTENTIONS = ("full_attention", "sliding_attention")
 #: key -> whether a value is a usual one; a key that is not here is a doubt. Sizes and labels are checked apart.
 _KNOWN: Mapping[str, _Check] = {
     **dict.fromkeys(("model_type", "transformers_version", "_name_or_path", "tokenizer_class", "summary_type"), _text),
@@ -86,18 +114,58 @@ _KNOWN: Mapping[str, _Check] = {
     **dict.fromkeys(("num_memory_blocks", "type_vocab_size"), _whole),
     "pooler_type": _text,
 }
+#: family -> the keys that only it has, or that decide there which tensors it has
+_OWN: Mapping[str, Mapping[str, _Check]] = {
+    "deberta-v2": {
+        **dict.fromkeys(("relative_attention", "position_biased_input", "share_att_key"), _truth),
+        **dict.fromkeys(("max_relative_positions", "position_buckets"), _whole),
+        "pos_att_type": _or_null(lambda value: _text(value) or _list_of("c2p", "p2c")(value)),
+        "norm_rel_ebd": _one_of("none", "layer_norm"),
+        "type_vocab_size": lambda value: _whole(value) and value >= 0,
+        "conv_kernel_size": lambda value: _whole(value) and value >= 0,
+        "conv_act": _one_of(*_ACTIVATIONS),
+        "conv_groups": _one_of(1),
+        "pooler_dropout": _share,
+        "cls_dropout": _or_null(_share),
+        "pooler_hidden_act": _one_of(*_ACTIVATIONS),
+        "pooler_hidden_size": _count,
+        "legacy": _one_of(True),
+    },
+    "modernbert": {
+        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias"), _truth),
+        **dict.fromkeys(("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout"), _share),
+        **dict.fromkeys(("hidden_activation", "classifier_activation"), _one_of(*_ACTIVATIONS)),
+        **dict.fromkeys(("norm_eps", "initializer_cutoff_factor"), _small),
+        **dict.fromkeys(("local_attention", "global_attn_every_n_layers"), _count),
+        **dict.fromkeys(("global_rope_theta", "local_rope_theta"), _angle),
+        **dict.fromkeys(("deterministic_flash_attn", "repad_logits_with_grad"), _truth),
+        "reference_compile": _or_null(_truth),
+        "layer_types": _list_of(*_ATTENTIONS),
+        "rope_parameters": _rotary,
+        "classifier_pooling": _one_of("cls", "mean"),
+        "sparse_prediction": _one_of(False),
+        "sparse_pred_ignore_index": _whole,
+    },
+}
 
 
 def is_complete(checkpoint: Checkpoint, task: Task) -> bool:
     """Whether a strict load for this task would succeed, but for numbers that are not finite. False is a doubt."""
-    config = checkpoint.config.values
-    layout = LAYOUTS.get(checkpoint.config.model_type)
+    config, family = checkpoint.config.values, checkpoint.config.model_type
+    own = _OWN.get(family, {})
+    if not all(check(config[key]) for key, check in own.items() if key in config):
+        return False
+    layout = layout_of(family, config)
     if layout is None or task.auto_class not in layout.heads:
         return False
     if not set(checkpoint.config.architectures) <= layout.classes:
         return False
     sizes = _sizes(config, layout)
-    if sizes is None or not _usual(config, sizes) or sizes["labels"] != _LABELS.get(task.auto_class, sizes["labels"]):
+    if (
+        sizes is None
+        or not _usual(config, layout, sizes, own)
+        or sizes["labels"] != _LABELS.get(task.auto_class, sizes["labels"])
+    ):
         return False
     shapes = _shapes(checkpoint)
     return shapes is not None and _matches(shapes, layout, task, sizes)
@@ -154,10 +222,6 @@ def _sizes(config: Mapping[str, Any], layout: Layout) -> dict[str, int] | None:
     labels = _labels(config)
     if labels is None or not all(type(size) is int and size > 0 for size in sizes.values()):
         return None
-    if (
-        min(sizes["vocab_size"], sizes["max_position_embeddings"]) < 2
-    ):  # the padding id is 0 or 1 where it is not stated
-        return None
     if sizes[layout.heads_of[1]] % sizes[layout.heads_of[0]] or sizes.get("inner_group_num", 1) != 1:
         return None
     if sizes.get("num_hidden_groups", 1) > sizes.get("num_hidden_layers", 1):
@@ -183,12 +247,15 @@ def _labels(config: Mapping[str, Any]) -> int | None:
     return len(names)
 
 
-def _usual(config: Mapping[str, Any], sizes: Mapping[str, int]) -> bool:
+def _usual(config: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int], own: Mapping[str, _Check]) -> bool:
+    most = min(sizes[key] for key in layout.padded)
+    if most < 2 or ("pad_token_id" not in config and most <= layout.padding):
+        return False
     for key, value in config.items():
-        if key in sizes or key in ("architectures", "id2label", "label2id", "num_labels"):
+        if key in sizes or key in own or key in ("architectures", "id2label", "label2id", "num_labels"):
             continue
         if key == "pad_token_id":
-            if not (type(value) is int and 0 <= value < min(sizes["vocab_size"], sizes["max_position_embeddings"])):
+            if not (type(value) is int and 0 <= value < most):
                 return False
         elif key not in _KNOWN or not _KNOWN[key](value):
             return False
@@ -201,12 +268,14 @@ def _base(layout: Layout, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]
         found = {name: shape for name, shape in found.items() if not name.startswith("embeddings_project.")}
     for i in range(sizes[layout.layers]):
         found |= {name.replace("{i}", str(i)): shape for name, shape in _sized(layout.layer, sizes).items()}
-    return found
+    return {name: shape for name, shape in found.items() if name not in layout.lacking}
 
 
 def _sized(shapes: Shapes, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Shapes in words as numbers."""
-    return {
-        name: tuple(int(word) if word.isdecimal() else sizes[word] for word in words.split())
-        for name, words in shapes.items()
-    }
+    return {name: tuple(_size(word, sizes) for word in words.split()) for name, words in shapes.items()}
+
+
+def _size(word: str, sizes: Mapping[str, int]) -> int:
+    """A number, a key of the configuration, or a product of them."""
+    return math.prod(int(factor) if factor.isdecimal() else sizes[factor] for factor in word.split("*"))

@@ -4,7 +4,8 @@ So that a checkpoint can be found complete from its headers alone, without PyTor
 transformers itself builds. A family that is not here, or a configuration beyond what is described, is not refused: it
 is loaded in PyTorch to find out.
 
-A shape is words: keys of the configuration, "labels", numbers. "{i}" in a name stands for each layer.
+A shape is words: keys of the configuration, "labels", numbers, products such as "3*hidden_size". "{i}" in a name stands
+for each layer.
 """
 
 from __future__ import annotations
@@ -43,13 +44,18 @@ class Layout:
     others: Shapes = field(default_factory=dict)
     #: key of the number of heads, and that which it must divide
     heads_of: tuple[str, str] = ("num_attention_heads", "hidden_size")
+    #: names of `layer` that single layers do not have
+    lacking: frozenset[str] = frozenset()
+    #: the largest padding id of a configuration that states none, and the sizes that a padding id lies below
+    padding: int = 1
+    padded: tuple[str, ...] = ("vocab_size", "max_position_embeddings")
 
 
-def _norm(name: str, size: str = "hidden_size") -> dict[str, str]:
+def norm(name: str, size: str = "hidden_size") -> dict[str, str]:
     return {f"{name}.weight": size, f"{name}.bias": size}
 
 
-def _linear(name: str, rows: str = "hidden_size", columns: str = "hidden_size") -> dict[str, str]:
+def linear(name: str, rows: str = "hidden_size", columns: str = "hidden_size") -> dict[str, str]:
     return {f"{name}.weight": f"{rows} {columns}", f"{name}.bias": rows}
 
 
@@ -57,42 +63,40 @@ def _embeddings(size: str, segments: bool = True) -> dict[str, str]:
     tables = {"word": "vocab_size", "position": "max_position_embeddings"}
     tables |= {"token_type": "type_vocab_size"} if segments else {}
     named = {f"embeddings.{name}_embeddings.weight": f"{rows} {size}" for name, rows in tables.items()}
-    return named | _norm("embeddings.LayerNorm", size)
+    return named | norm("embeddings.LayerNorm", size)
 
 
 def _bert_layer() -> dict[str, str]:
     layer = "encoder.layer.{i}"
     found: dict[str, str] = {}
     for name in ("query", "key", "value"):
-        found |= _linear(f"{layer}.attention.self.{name}")
-    found |= _linear(f"{layer}.attention.output.dense") | _norm(f"{layer}.attention.output.LayerNorm")
-    return found | _feed_forward(layer)
+        found |= linear(f"{layer}.attention.self.{name}")
+    found |= linear(f"{layer}.attention.output.dense") | norm(f"{layer}.attention.output.LayerNorm")
+    return found | feed_forward(layer)
 
 
-def _feed_forward(layer: str) -> dict[str, str]:
-    found = _linear(f"{layer}.intermediate.dense", "intermediate_size", "hidden_size")
+def feed_forward(layer: str) -> dict[str, str]:
+    found = linear(f"{layer}.intermediate.dense", "intermediate_size", "hidden_size")
     return (
-        found
-        | _linear(f"{layer}.output.dense", "hidden_size", "intermediate_size")
-        | _norm(f"{layer}.output.LayerNorm")
+        found | linear(f"{layer}.output.dense", "hidden_size", "intermediate_size") | norm(f"{layer}.output.LayerNorm")
     )
 
 
-def _tied(decoder: str, width: str = "hidden_size") -> dict[str, str]:
+def tied(decoder: str, width: str = "hidden_size") -> dict[str, str]:
     return {f"{decoder}.weight": f"vocab_size {width}", f"{decoder}.bias": "vocab_size"}
 
 
-def _classes(stem: str, *more: str) -> frozenset[str]:
+def class_names(stem: str, *more: str) -> frozenset[str]:
     tasks = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
     return frozenset({f"{stem}Model", *(f"{stem}For{task}" for task in tasks), *more})
 
 
-_MASKED, _SEQUENCE = "AutoModelForMaskedLM", "AutoModelForSequenceClassification"
-_TOKENS, _ANSWERS = "AutoModelForTokenClassification", "AutoModelForQuestionAnswering"
-_QA = Head(_linear("qa_outputs", "labels"))
-_CLASSIFIER = _linear("classifier", "labels")
+MASKED, SEQUENCE = "AutoModelForMaskedLM", "AutoModelForSequenceClassification"
+TOKENS, ANSWERS = "AutoModelForTokenClassification", "AutoModelForQuestionAnswering"
+QA = Head(linear("qa_outputs", "labels"))
+CLASSIFIER = linear("classifier", "labels")
 #: the classifier of RoBERTa and those who follow it
-_DEEP = _linear("classifier.dense") | _linear("classifier.out_proj", "labels")
+_DEEP = linear("classifier.dense") | linear("classifier.out_proj", "labels")
 _BERT_SIZES = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -102,10 +106,10 @@ _BERT_SIZES = {
     "type_vocab_size": 2,
 }
 
-_PREDICTIONS = (
+PREDICTIONS = (
     {"cls.predictions.bias": "vocab_size"}
-    | _linear("cls.predictions.transform.dense")
-    | _norm("cls.predictions.transform.LayerNorm")
+    | linear("cls.predictions.transform.dense")
+    | norm("cls.predictions.transform.LayerNorm")
 )
 _BERT = Layout(
     "bert",
@@ -114,20 +118,20 @@ _BERT = Layout(
     _bert_layer(),
     {
         "AutoModel": Head(),
-        _MASKED: Head(_PREDICTIONS, _tied("cls.predictions.decoder")),
-        _SEQUENCE: Head(_CLASSIFIER, pooler=True),
-        _TOKENS: Head(_CLASSIFIER),
-        _ANSWERS: _QA,
+        MASKED: Head(PREDICTIONS, tied("cls.predictions.decoder")),
+        SEQUENCE: Head(CLASSIFIER, pooler=True),
+        TOKENS: Head(CLASSIFIER),
+        ANSWERS: QA,
     },
-    _classes("Bert", "BertForPreTraining", "BertForNextSentencePrediction"),
+    class_names("Bert", "BertForPreTraining", "BertForNextSentencePrediction"),
     {"vocab_size": 30522, **_BERT_SIZES},
-    _linear("pooler.dense"),
-    _linear("cls.seq_relationship", "2"),
+    linear("pooler.dense"),
+    linear("cls.seq_relationship", "2"),
 )
 
 
 def _roberta(stem: str, vocabulary: int) -> Layout:
-    head = {"lm_head.bias": "vocab_size"} | _linear("lm_head.dense") | _norm("lm_head.layer_norm")
+    head = {"lm_head.bias": "vocab_size"} | linear("lm_head.dense") | norm("lm_head.layer_norm")
     return Layout(
         "roberta",
         "num_hidden_layers",
@@ -135,36 +139,36 @@ def _roberta(stem: str, vocabulary: int) -> Layout:
         _BERT.layer,
         {
             "AutoModel": Head(),
-            _MASKED: Head(head, _tied("lm_head.decoder")),
-            _SEQUENCE: Head(_DEEP),
-            _TOKENS: Head(_CLASSIFIER),
-            _ANSWERS: _QA,
+            MASKED: Head(head, tied("lm_head.decoder")),
+            SEQUENCE: Head(_DEEP),
+            TOKENS: Head(CLASSIFIER),
+            ANSWERS: QA,
         },
-        _classes(stem),
+        class_names(stem),
         {"vocab_size": vocabulary, **_BERT_SIZES},
         _BERT.pooler,
     )
 
 
 def _electra() -> Layout:
-    head = _norm("generator_predictions.LayerNorm", "embedding_size")
-    head |= _linear("generator_predictions.dense", "embedding_size", "hidden_size")
+    head = norm("generator_predictions.LayerNorm", "embedding_size")
+    head |= linear("generator_predictions.dense", "embedding_size", "hidden_size")
     head |= {"generator_lm_head.bias": "vocab_size"}
-    discriminator = _linear("discriminator_predictions.dense")
-    discriminator |= _linear("discriminator_predictions.dense_prediction", "1", "hidden_size")
+    discriminator = linear("discriminator_predictions.dense")
+    discriminator |= linear("discriminator_predictions.dense_prediction", "1", "hidden_size")
     return Layout(
         "electra",
         "num_hidden_layers",
-        _embeddings("embedding_size") | _linear("embeddings_project", "hidden_size", "embedding_size"),
+        _embeddings("embedding_size") | linear("embeddings_project", "hidden_size", "embedding_size"),
         _BERT.layer,
         {
             "AutoModel": Head(),
-            _MASKED: Head(head, {"generator_lm_head.weight": "vocab_size embedding_size"}),
-            _SEQUENCE: Head(_DEEP),
-            _TOKENS: Head(_CLASSIFIER),
-            _ANSWERS: _QA,
+            MASKED: Head(head, {"generator_lm_head.weight": "vocab_size embedding_size"}),
+            SEQUENCE: Head(_DEEP),
+            TOKENS: Head(CLASSIFIER),
+            ANSWERS: QA,
         },
-        _classes("Electra", "ElectraForPreTraining"),
+        class_names("Electra", "ElectraForPreTraining"),
         {"vocab_size": 30522, "embedding_size": 128, **_BERT_SIZES, "hidden_size": 256, "num_attention_heads": 4}
         | {"intermediate_size": 1024},
         others=discriminator,
@@ -175,11 +179,11 @@ def _distilbert() -> Layout:
     layer = "transformer.layer.{i}"
     found: dict[str, str] = {}
     for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
-        found |= _linear(f"{layer}.attention.{name}", "dim", "dim")
-    found |= _norm(f"{layer}.sa_layer_norm", "dim") | _norm(f"{layer}.output_layer_norm", "dim")
-    found |= _linear(f"{layer}.ffn.lin1", "hidden_dim", "dim") | _linear(f"{layer}.ffn.lin2", "dim", "hidden_dim")
-    head = _linear("vocab_transform", "dim", "dim") | _norm("vocab_layer_norm", "dim")
-    classifier = _linear("classifier", "labels", "dim")
+        found |= linear(f"{layer}.attention.{name}", "dim", "dim")
+    found |= norm(f"{layer}.sa_layer_norm", "dim") | norm(f"{layer}.output_layer_norm", "dim")
+    found |= linear(f"{layer}.ffn.lin1", "hidden_dim", "dim") | linear(f"{layer}.ffn.lin2", "dim", "hidden_dim")
+    head = linear("vocab_transform", "dim", "dim") | norm("vocab_layer_norm", "dim")
+    classifier = linear("classifier", "labels", "dim")
     return Layout(
         "distilbert",
         "n_layers",
@@ -187,12 +191,12 @@ def _distilbert() -> Layout:
         found,
         {
             "AutoModel": Head(),
-            _MASKED: Head(head | {"vocab_projector.bias": "vocab_size"}, {"vocab_projector.weight": "vocab_size dim"}),
-            _SEQUENCE: Head(_linear("pre_classifier", "dim", "dim") | classifier),
-            _TOKENS: Head(classifier),
-            _ANSWERS: Head(_linear("qa_outputs", "labels", "dim")),
+            MASKED: Head(head | {"vocab_projector.bias": "vocab_size"}, {"vocab_projector.weight": "vocab_size dim"}),
+            SEQUENCE: Head(linear("pre_classifier", "dim", "dim") | classifier),
+            TOKENS: Head(classifier),
+            ANSWERS: Head(linear("qa_outputs", "labels", "dim")),
         },
-        _classes("DistilBert"),
+        class_names("DistilBert"),
         {"vocab_size": 30522, "max_position_embeddings": 512, "n_layers": 6, "n_heads": 12, "dim": 768}
         | {"hidden_dim": 3072},
         heads_of=("n_heads", "dim"),
@@ -201,30 +205,30 @@ def _distilbert() -> Layout:
 
 def _albert() -> Layout:
     layer = "encoder.albert_layer_groups.{i}.albert_layers.0"
-    found = _norm(f"{layer}.full_layer_layer_norm") | _norm(f"{layer}.attention.LayerNorm")
+    found = norm(f"{layer}.full_layer_layer_norm") | norm(f"{layer}.attention.LayerNorm")
     for name in ("query", "key", "value", "dense"):
-        found |= _linear(f"{layer}.attention.{name}")
-    found |= _linear(f"{layer}.ffn", "intermediate_size", "hidden_size")
-    found |= _linear(f"{layer}.ffn_output", "hidden_size", "intermediate_size")
-    head = {"predictions.bias": "vocab_size"} | _norm("predictions.LayerNorm", "embedding_size")
-    head |= _linear("predictions.dense", "embedding_size", "hidden_size")
+        found |= linear(f"{layer}.attention.{name}")
+    found |= linear(f"{layer}.ffn", "intermediate_size", "hidden_size")
+    found |= linear(f"{layer}.ffn_output", "hidden_size", "intermediate_size")
+    head = {"predictions.bias": "vocab_size"} | norm("predictions.LayerNorm", "embedding_size")
+    head |= linear("predictions.dense", "embedding_size", "hidden_size")
     return Layout(
         "albert",
         "num_hidden_groups",
-        _embeddings("embedding_size") | _linear("encoder.embedding_hidden_mapping_in", "hidden_size", "embedding_size"),
+        _embeddings("embedding_size") | linear("encoder.embedding_hidden_mapping_in", "hidden_size", "embedding_size"),
         found,
         {
             "AutoModel": Head(),
-            _MASKED: Head(head, _tied("predictions.decoder", "embedding_size")),
-            _SEQUENCE: Head(_CLASSIFIER, pooler=True),
-            _TOKENS: Head(_CLASSIFIER),
-            _ANSWERS: _QA,
+            MASKED: Head(head, tied("predictions.decoder", "embedding_size")),
+            SEQUENCE: Head(CLASSIFIER, pooler=True),
+            TOKENS: Head(CLASSIFIER),
+            ANSWERS: QA,
         },
-        _classes("Albert", "AlbertForPreTraining"),
+        class_names("Albert", "AlbertForPreTraining"),
         {"vocab_size": 30000, "embedding_size": 128, **_BERT_SIZES, "hidden_size": 4096, "num_attention_heads": 64}
         | {"intermediate_size": 16384, "num_hidden_groups": 1, "inner_group_num": 1},
-        _linear("pooler"),
-        _linear("sop_classifier.classifier", "2"),
+        linear("pooler"),
+        linear("sop_classifier.classifier", "2"),
     )
 
 
@@ -232,9 +236,9 @@ def _mpnet() -> Layout:
     layer = "encoder.layer.{i}"
     found: dict[str, str] = {}
     for name in ("q", "k", "v", "o"):
-        found |= _linear(f"{layer}.attention.attn.{name}")
-    found |= _norm(f"{layer}.attention.LayerNorm") | _feed_forward(layer)
-    head = {"lm_head.bias": "vocab_size"} | _linear("lm_head.dense") | _norm("lm_head.layer_norm")
+        found |= linear(f"{layer}.attention.attn.{name}")
+    found |= norm(f"{layer}.attention.LayerNorm") | feed_forward(layer)
+    head = {"lm_head.bias": "vocab_size"} | linear("lm_head.dense") | norm("lm_head.layer_norm")
     bias = {"encoder.relative_attention_bias.weight": "relative_attention_num_buckets num_attention_heads"}
     return Layout(
         "mpnet",
@@ -243,15 +247,15 @@ def _mpnet() -> Layout:
         found,
         {
             "AutoModel": Head(),
-            _MASKED: Head(head, _tied("lm_head.decoder")),
-            _SEQUENCE: Head(_DEEP),
-            _TOKENS: Head(_CLASSIFIER),
-            _ANSWERS: _QA,
+            MASKED: Head(head, tied("lm_head.decoder")),
+            SEQUENCE: Head(_DEEP),
+            TOKENS: Head(CLASSIFIER),
+            ANSWERS: QA,
         },
-        _classes("MPNet"),
+        class_names("MPNet"),
         {"vocab_size": 30527, "relative_attention_num_buckets": 32}
         | {key: size for key, size in _BERT_SIZES.items() if key != "type_vocab_size"},
-        _linear("pooler.dense"),
+        linear("pooler.dense"),
     )
 
 
