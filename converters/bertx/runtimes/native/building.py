@@ -146,11 +146,11 @@ def _prepare(runtime: Native, work: Path) -> Places:
     places = Places((work / "source").absolute(), (work / "scratch").absolute(), product.absolute())
     for folder in (places.source, places.scratch, places.product):
         folder.mkdir(parents=True, exist_ok=True)
-    _copy(runtime.folder, places.source)
+    copy_sources(runtime.folder, places.source)
     return places
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_sources(source: Path, target: Path) -> None:
     """Makes `target` hold the sources; a file that did not change keeps its time, so that compilers skip it."""
     wanted = {path.relative_to(source): path for path in files(source)}
     for path in [*target.rglob("*")]:
