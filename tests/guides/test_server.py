@@ -180,7 +180,8 @@ REFUSED = [
     ("/embed", b'{"inputs": ["a", null]}', 422, "inputs: expected a text or a list of texts"),
     ("/embed", b'{"inputs": [["a", "b"]]}', 422, "inputs: expected a text or a list of texts"),
     ("/embed", b'{"inputs": []}', 422, "there is no text"),
-    ("/embed", b'{"inputs": "a", "normalize": false}', 422, "unknown field `normalize`"),
+    ("/embed", b'{"inputs": "a", "normalize": false}', 422, "the embeddings of this model are normalized"),
+    ("/embed", b'{"inputs": "a", "prompt_name": "query"}', 422, "unknown field `prompt_name`"),
     ("/embed", json.dumps({"inputs": LONG[0], "truncate": False}).encode(), 413, "text 0 has more than 256 tokens"),
     ("/embed", json.dumps({"inputs": ["a"] * 33}).encode(), 413, "33 texts are more than the 32"),
     ("/embed", json.dumps({"inputs": "a " * 2**20}).encode(), 413, "length limit exceeded"),
@@ -342,6 +343,14 @@ def test_the_requests_of_the_page_are_answered(server: Server) -> None:
     assert [len(each) for each in made[:2]] == [2, 1]
     assert made[2]["data"][0]["embedding"] == made[1][0]  # the same text, alone: the same bits
     assert made[3]["status"] == "ok"
+
+
+def test_the_client_of_the_page_gets_embeddings(server: Server, environment: dict[str, str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = code.replace("http://127.0.0.1:8080", server.url) + "print(embeddings.shape, embeddings.dtype)"
+    online = {**environment, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=online, timeout=60)
+    assert ended.stdout == "(2, 384) float32\n", ended.stderr
 
 
 def test_the_page_shows_what_the_server_prints(program: Path, minilm_bundle: Path) -> None:

@@ -20,6 +20,8 @@ use crate::texts::{Row, Texts};
 pub struct Service {
     pub name: String,
     pub dimensions: usize,
+    /// Whether embeddings have length one.
+    pub normalized: bool,
     pub texts: Arc<Texts>,
     pub queue: Queue,
     /// The most texts in one request.
@@ -83,6 +85,8 @@ struct Embed {
     inputs: Inputs,
     /// False: a text that is too long is refused. It is cut otherwise, as in Python.
     truncate: Option<bool>,
+    /// What the bundle does anyway; anything else is refused.
+    normalize: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -105,7 +109,12 @@ enum Encoding {
 type Given<T> = Result<Json<T>, JsonRejection>;
 
 async fn embed(State(service): State<Arc<Service>>, given: Given<Embed>) -> Result<Json<Vec<Vec<f32>>>, Refusal> {
-    let Embed { inputs, truncate } = body(given)?;
+    let Embed { inputs, truncate, normalize } = body(given)?;
+    if normalize.is_some_and(|wanted| wanted != service.normalized) {
+        let not = if service.normalized { "" } else { "not " };
+        let message = format!("the embeddings of this model are {not}normalized");
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message));
+    }
     let (_, embeddings) = service.embed(inputs, truncate.unwrap_or(true)).await?;
     Ok(Json(embeddings))
 }

@@ -39,6 +39,8 @@ pub struct Bundle {
     pub inputs: Vec<Input>,
     /// How many numbers an embedding has.
     pub dimensions: usize,
+    /// Whether embeddings have length one.
+    pub normalized: bool,
     /// The id that fills short rows.
     pub padding: u32,
 }
@@ -74,12 +76,17 @@ struct Spec {
 }
 
 #[derive(Deserialize)]
+struct Module {
+    r#type: String,
+}
+
+#[derive(Deserialize)]
 struct Config {
     pad_token_id: Option<u32>,
 }
 
 impl Bundle {
-    /// Reads bertx.json and config.json. Refuses a bundle without a float32 TorchScript file of sentence embeddings.
+    /// Reads bertx.json and the small files beside it. Refuses a bundle without a float32 TorchScript file of sentence embeddings.
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest: Manifest = json(&folder.join("bertx.json"))?;
         ensure!(manifest.schema == "bertx.bundle/1", "bertx.json is of schema {}, not bertx.bundle/1", manifest.schema);
@@ -94,12 +101,14 @@ impl Bundle {
         let dimensions = output.shape.last().and_then(serde_json::Value::as_u64);
         let mecab = folder.join("mecab_contract.json").exists();
         ensure!(!mecab, "its texts go through MeCab first (mecab_contract.json), which this server does not do");
+        let modules: Vec<Module> = json(&folder.join("modules.json"))?;
         let config: Config = json(&folder.join("config.json"))?;
         Ok(Self {
             name: folder.canonicalize()?.file_name().map_or_else(String::new, |name| name.to_string_lossy().into()),
             model: folder.join(artifact.path),
             inputs,
             dimensions: dimensions.context("the size of an embedding is not fixed")? as usize,
+            normalized: modules.last().is_some_and(|module| module.r#type.ends_with("Normalize")),
             padding: config.pad_token_id.context("config.json has no pad_token_id")?,
             folder: folder.to_owned(),
         })

@@ -101,8 +101,8 @@ fn run(options: &Options) -> Result<()> {
     eprintln!("{}: {tokens} golden texts, error {error:.2} of what is allowed, {seconds:.1} s", bundle.name);
 
     let (queue, worker) = Queue::start(model, options.queue);
-    let Bundle { name, dimensions, .. } = bundle;
-    let service = api::Service { name, dimensions, texts: Arc::new(texts), queue, most: options.most };
+    let Bundle { name, dimensions, normalized, .. } = bundle;
+    let service = api::Service { name, dimensions, normalized, texts: Arc::new(texts), queue, most: options.most };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(options.listen, service))?;
     worker.join().map_err(|_| anyhow::anyhow!("the computing thread panicked"))
 }
