@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
+use axum::serve::{Listener, ListenerExt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -111,6 +112,7 @@ fn run(options: &Options) -> Result<()> {
 async fn serve(listen: SocketAddr, service: api::Service) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| listen.to_string())?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     println!("listening on http://{}", listener.local_addr()?);
     let stopped = async move {
         tokio::select! { _ = term.recv() => (), _ = int.recv() => () }
