@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BUNDLE := build/all-MiniLM-L6-v2
 
-.PHONY: demo test lint format native bench families mutants clean
+.PHONY: demo test lint format native rust-bert bench families mutants clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bertx run recipes/minilm.toml
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 # Runners in other languages, into the user's cache: their tests are skipped where they are not built.
 native: $(VENV)/.dev
 	$(BIN)/bertx build all --verbose
+
+# A bundle in rust-bert, which wants a PyTorch of 2024: downloads and builds that into the user's cache.
+rust-bert: $(VENV)/.dev
+	$(BIN)/python docs/guides/rust-bert/verify.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
