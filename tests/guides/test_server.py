@@ -12,10 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,80 +23,12 @@ import pytest
 
 from bertx.parity.compare import compare, pool
 from bertx.tokenizer.golden import TEXTS
-from program import ROOT
-from rust import compiled
+from embed_server import GUIDE, Answer, Array, Server, serving
 
-GUIDE = ROOT / "docs" / "guides" / "server"
 README = (GUIDE / "README.md").read_text("utf-8")
 LONG = ("over and " * 300, "Ünïcödé, 東京 and 👍🏽. " * 90, "x" * 5000)
 #: accents, scripts, emoji, combining marks, control characters, long words, nothing, and more than the model reads
 HURTING = (*TEXTS, *LONG)
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    def get(self, path: str) -> Answer:
-        return self.request("GET", path)
-
-    def post(self, path: str, body: Any) -> Answer:
-        return self.request("POST", path, json.dumps(body).encode())
-
-    def request(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Answer:
-        address = urlsplit(self.url)
-        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
-        try:
-            connection.request(method, path, body, {"content-type": kind})
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def embed(self, inputs: str | Sequence[str]) -> Array:
-        answer = self.post("/embed", {"inputs": inputs})
-        assert answer.status == 200, answer.content
-        return np.asarray(answer.json, dtype=np.float32)
-
-    def in_lists(self, texts: Sequence[str]) -> Array:
-        """The embeddings of texts, 32 in a request."""
-        return np.concatenate([self.embed(texts[k : k + 32]) for k in range(0, len(texts), 32)])
-
-
-@pytest.fixture(scope="module")
-def program() -> Path:
-    return compiled(GUIDE, "embed-server")
-
-
-@contextmanager
-def serving(program: Path, bundle: Path, *options: str) -> Iterator[Server]:
-    """A server on a free port of loopback, killed in the end unless it ended before."""
-    command = [str(program), str(bundle), "--listen", "127.0.0.1:0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", line)
-        assert found is not None, process.communicate(timeout=60)[1]
-        yield Server(process, found[1])
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -246,87 +176,6 @@ def test_sigterm_answers_what_is_in_flight_and_ends_well(
         idle.close()
     place = HURTING.index(LONG[1])
     judge(made, tuple(np.repeat(each[place : place + 1], 32, axis=0) for each in reference))  # type: ignore[arg-type]
-
-
-def swapped(bundle: Path) -> None:
-    change(bundle, lambda inputs: [inputs[0], inputs[2], inputs[1]])
-
-
-def unknown(bundle: Path) -> None:
-    change(bundle, lambda inputs: [*inputs[:2], {**inputs[2], "name": "position_ids"}])
-
-
-def change(bundle: Path, inputs: Callable[[list[Any]], list[Any]]) -> None:
-    manifest = json.loads((bundle / "bertx.json").read_text("utf-8"))
-    artifact = next(each for each in manifest["artifacts"] if each["format"] == "torchscript")
-    artifact["signature"]["inputs"] = inputs(artifact["signature"]["inputs"])
-    rewrite(bundle / "bertx.json", manifest)
-
-
-def unsaid(bundle: Path) -> None:
-    manifest = json.loads((bundle / "bertx.json").read_text("utf-8"))
-    artifacts = [{**each, "signature": None} for each in manifest["artifacts"]]
-    rewrite(bundle / "bertx.json", {**manifest, "artifacts": artifacts})
-
-
-def cased(bundle: Path) -> None:
-    document = json.loads((bundle / "tokenizer.json").read_text("utf-8"))
-    document["normalizer"]["lowercase"] = False
-    rewrite(bundle / "tokenizer.json", document)
-
-
-def unchecked(bundle: Path) -> None:
-    (bundle / "parity").unlink()
-
-
-def japanese(bundle: Path) -> None:
-    (bundle / "mecab_contract.json").write_text("{}")
-
-
-def rewrite(path: Path, document: Any) -> None:
-    path.unlink()
-    path.write_text(json.dumps(document), "utf-8")
-
-
-WRONG: dict[Callable[[Path], None], str] = {
-    swapped: r"the model is wrong here: its error is [\d.e]+ times what rounding may do",
-    unknown: r"torchscript/model\.pt: it takes position_ids, which is not made of text",
-    unsaid: r"bertx\.json does not say what torchscript/model\.pt takes",
-    cased: r"other tokens for .*",
-    unchecked: r".*parity/cases\.safetensors: No such file.*",
-    japanese: r"its texts go through MeCab first .*",
-}
-
-
-@pytest.mark.parametrize(("spoil", "message"), WRONG.items(), ids=lambda each: getattr(each, "__name__", ""))
-def test_a_bundle_that_would_answer_wrongly_is_not_served(
-    program: Path, minilm_bundle: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
-) -> None:
-    for entry in minilm_bundle.iterdir():
-        (tmp_path / entry.name).symlink_to(entry)
-    spoil(tmp_path)
-    command = [str(program), str(tmp_path), "--listen", "127.0.0.1:0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert re.fullmatch(rf"embed-server: {message}\n", ended.stderr), ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ((), "which bundle?"),
-        (("b", "--port", "1"), "unknown option --port"),
-        (("b", "--listen", "nowhere"), "--listen takes ADDRESS:PORT"),
-        (("b", "--most", "0"), "--most must be 1 or more"),
-        (("b", "--most", "9", "--queue", "8"), "no more than --queue"),
-        (("b", "--threads"), "--threads needs a value"),
-    ],
-)
-def test_a_wrong_command_line_is_usage(program: Path, words: tuple[str, ...], message: str) -> None:
-    ended = subprocess.run([str(program), *words], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert message in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
 
 
 def console(word: str) -> list[list[str]]:
