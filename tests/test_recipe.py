@@ -139,8 +139,11 @@ def test_a_recipe_does_the_whole_job_and_writes_junit(bertx: Callable[..., Ran],
 def test_a_recipe_whose_artifact_fails_publishes_nothing(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:
     out = json.dumps(str(tmp_path / "out"))
     text = f"checkpoint = {json.dumps(str(tiny))}\noutput = {out}\nartifacts = ['torchscript']\nlimit = 1e-6\n"
-    ran = bertx("run", written(tmp_path, text), "--junit", tmp_path / "parity.xml", "--json")
+    recipe, page = written(tmp_path, text), tmp_path / "parity.html"
+    assert bertx("run", recipe, recipe, "--html", page).code == 2
+    ran = bertx("run", recipe, "--junit", tmp_path / "parity.xml", "--html", page, "--json")
     assert ran.code == 1
+    assert "<title>fail" in page.read_text("utf-8")
     assert ran.json["runs"][0]["bundle"] is None
     assert ran.json["runs"][0]["report"]["limit"] == 1e-6
     assert not (tmp_path / "out").exists()

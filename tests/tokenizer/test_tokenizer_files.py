@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -14,7 +15,7 @@ import tokenizers
 from folders import write
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from bertx.errors import InputRefused
+from bertx.errors import InputRefused, LocalProblem
 from bertx.runtimes.process import Limits
 from bertx.tokenizer import golden, open_tokenizer, stock
 from bertx.tokenizer.plain import is_plain
@@ -311,3 +312,17 @@ def test_an_answer_of_transformers_is_kept_in_the_cache(small: Path, tmp_path: P
     shutil.copyfile(small / "config.json", small / "other.json")
     (small / "vocab.txt").write_text((small / "vocab.txt").read_text("utf-8") + "more\n", "utf-8")
     assert stock.ask(read(small), [("Zürich",)], Limits(), cache=tmp_path).class_name == "BertTokenizer"
+
+
+def test_a_model_of_sentencepiece_without_its_package_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would try to read it as another format, and say something of that."""
+    folder = write(tmp_path, {"tokenizer_class": "XLMRobertaTokenizer"}, model_type="xlm-roberta", pad_token_id=1)
+    (folder / "sentencepiece.bpe.model").write_bytes(b"\n\x05\n\x03abc")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LocalProblem, match="needs the package sentencepiece") as raised:
+        plan(folder)
+    assert (raised.value.code, raised.value.exit_code) == ("E_PACKAGE", 5)
+    (folder / "tokenizer.json").write_text("{}", "utf-8")
+    assert plan(folder) is not None

@@ -13,6 +13,7 @@ from bertx.cli import emit, emit_json
 from bertx.cli.exporting import document, summary
 from bertx.cli.junit import write_junit
 from bertx.cli.options import Phases, cache_folder, common, fetching, written
+from bertx.cli.page import write_page
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError, UsageError
 from bertx.parity.report import Report
@@ -22,11 +23,16 @@ from bertx.parity.report import Report
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", help="Instead of the recipe's.")
 @written("--junit", "Also write a JUnit file.")
+@written("--html", "Also write a page for people.")
 @common("output", "force", "offline", "json", "verbose", "quiet")
 def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""
     if chosen["output"] is not None and len(recipes) > 1:
         raise UsageError("E_USAGE", "-o names one bundle and there are several recipes", "run them one by one")
+    if chosen["html"] is not None and len(recipes) > 1:
+        raise UsageError(
+            "E_USAGE", "--html is a page of one report and there are several recipes", "run them one by one"
+        )
     read = [_settled(recipe.read(path), chosen) for path in recipes]
     phases = Phases(chosen["verbose"], chosen["quiet"])
     documents: list[dict[str, Any]] = []
@@ -66,6 +72,8 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
             replace(reports[0], results=tuple(r for report in reports for r in report.results)),
             chosen["junit"],
         )
+    if chosen["html"] is not None:
+        write_page(reports[0], chosen["html"])
     if chosen["as_json"]:
         emit_json({"schema": "bertx.run/1", "runs": documents})
     if worst is not None:

@@ -8,6 +8,7 @@ What is made is read again and compared with the checkpoint's own tokenizer; any
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertx.errors import InputRefused
+from bertx.errors import InputRefused, LocalProblem, escape
 from bertx.runtimes.process import Limits
 from bertx.tokenizer import Tokenizer, contract_in, golden, opened, stock, text_of
 from bertx.tokenizer.golden import Golden
@@ -28,6 +29,7 @@ from bertx.tokenizer.settings import (
     NAMES,
     SPECIAL,
     TOKENIZER,
+    VOCABULARIES,
     Settings,
     content,
     has_tokenizer,
@@ -70,16 +72,26 @@ class Made:
 def plan(folder: Path, dictionary: str | None = None) -> Plan | None:
     """What there is to do for a checkpoint's folder; None where it has no tokenizer. Quick: refuses before any work.
 
-    Raises InputRefused(E_TOKENIZER) or LocalProblem(E_DICTIONARY).
+    Raises InputRefused(E_TOKENIZER) or LocalProblem(E_DICTIONARY, E_PACKAGE).
     """
     if not has_tokenizer(folder):
         return None
+    _check_sentencepiece(folder)
     settings = read(folder)
     contract = contract_in(settings, dictionary)
     if contract is not None:
         options = {**(settings.config.get("mecab_kwargs") or {}), "mecab_dic": contract.dictionary.name}
         settings = replace(settings, config={**settings.config, "mecab_kwargs": options})
     return Plan(settings, contract)
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Raises LocalProblem where a model of SentencePiece is all there is and the package that reads it is not here."""
+    model = next(iter(sorted(folder.glob("*.model"))), None)
+    others = any((folder / name).is_file() for name in (TOKENIZER, *VOCABULARIES))
+    if model is not None and not others and importlib.util.find_spec("sentencepiece") is None:
+        what = f"the tokenizer is {escape(model.name)} alone, which needs the package sentencepiece"
+        raise LocalProblem("E_PACKAGE", what, "pip install sentencepiece protobuf, or put tokenizer.json beside it")
 
 
 def make(planned: Plan, limits: Limits, cache: Path | None = None) -> Made:
