@@ -87,6 +87,8 @@ def test_outputs_are_recognised_by_name_or_by_what_they_equal(
     result = judged(draw(tmp_path / "model.onnx", outputs=outputs), recording)
     assert (result.verdict, dict(result.matched)) == ("pass", matched)
     assert {row.name for row in result.outputs} == set(outputs) - {"extra"}
+    extra = [outputs["extra"]] if "extra" in outputs else []
+    assert (list(result.unjudged), result.to_json()["unjudged"]) == (extra, extra)
 
 
 def test_a_wrong_output_under_another_name_fails(recording: Path, tmp_path: Path) -> None:
@@ -98,6 +100,10 @@ def test_the_table_says_what_was_fed_and_read(recording: Path, tmp_path: Path) -
     artifact = draw(tmp_path / "model.onnx", inputs={IDS: "x", MASK: MASK, SEGMENT: SEGMENT}, outputs={STATE: "y"})
     text = report_table(report(artifact, recording))
     assert f"model.onnx in onnxruntime: x is fed {IDS}, y is read as {STATE}" in text
+    assert "nothing was compared" not in text
+    artifact = draw(tmp_path / "model.onnx", outputs={STATE: STATE, "extra": "more"})
+    text = report_table(report(artifact, recording))
+    assert "model.onnx in onnxruntime: nothing was compared with more" in text
 
 
 @pytest.mark.parametrize(

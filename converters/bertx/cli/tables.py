@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from bertx.errors import escape
 from bertx.parity.compare import Row
 from bertx.parity.report import NOT_READY, Report, Result
 
@@ -48,6 +49,9 @@ def report_table(report: Report) -> str:
         fed = [f"{theirs} is fed {ours}" for theirs, ours in result.inputs.items() if theirs != ours]
         read = [f"{theirs} is read as {ours}" for ours, theirs in result.matched.items() if theirs != ours]
         text += [f"{result.artifact} in {result.runtime}: {', '.join(fed + read)}"] if fed or read else []
+        if result.unjudged:
+            extra = ", ".join(escape(name) for name in result.unjudged)
+            text.append(f"{result.artifact} in {result.runtime}: nothing was compared with {extra}")
     if idle:
         text.append(f"not ready here, so not run: {_hints(idle)}")
     for result in report.results:

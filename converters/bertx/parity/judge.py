@@ -206,6 +206,7 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     named = tuple(dict.fromkeys((*required, *(n for n in offered if n in specs and not n.startswith(TAP)))))
     outputs = tuple(_row(name, subject, made, bench, specs) for name in named)
     tapped = [name for name in states if name in offered and name not in named]
+    result = replace(result, unjudged=tuple(name for name in offered if name not in (*named, *tapped)))
     taps = tuple(_row(name, subject, made, bench, specs) for name in tapped)
     if not outputs:
         return replace(result, verdict="not-run", reason="none of its outputs is one of the reference's", asked=True)

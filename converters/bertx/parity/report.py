@@ -44,6 +44,8 @@ class Result:
     static: Mapping[str, int] = field(default_factory=dict)
     #: {the reference's output: the file's}, where outputs were not matched by name
     matched: Mapping[str, str] = field(default_factory=dict)
+    #: outputs of the file that the reference does not have: nobody checked them
+    unjudged: tuple[str, ...] = ()
     #: how long it takes, where that was measured
     latency: Latency | None = None
     #: asked for by name: True; offered because it was ready: False; outside of what was chosen: None
@@ -67,6 +69,7 @@ class Result:
                 {"name": row.name, "rms_ratio": _number(row.rms_ratio), "max_ratio": _number(row.max_ratio)}
                 for row in self.taps
             ],
+            "unjudged": list(self.unjudged),
             "first_bad_layer": self.first_bad_layer,
             "cause": self.cause,
             "seconds": round(self.seconds, 3),
