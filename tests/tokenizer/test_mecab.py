@@ -131,6 +131,25 @@ def test_a_missing_dictionary_says_what_to_install(japanese: Callable[..., Path]
     )
 
 
+def test_a_dictionary_that_was_never_downloaded_says_how(
+    japanese: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package unidic 1.1.0 is a path to a folder that only its own download makes."""
+    (tmp_path / "path").mkdir()
+    text = "import os\nDICDIR = os.path.join(os.path.dirname(__file__), 'dicdir')\nVERSION = '0'\n"
+    path = tmp_path / "path" / "unidic.py"
+    path.write_text(text, "utf-8")
+    spec = importlib.util.spec_from_file_location("unidic", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "unidic", module)
+    with pytest.raises(LocalProblem, match="is installed, the dictionary itself is not") as caught:
+        plan(japanese("unidic"))
+    assert (caught.value.code, caught.value.hint) == ("E_DICTIONARY", "pip install unidic && python -m unidic download")
+
+
 def test_the_whole_unidic_is_taken_by_its_name(japanese: Callable[..., Path], tmp_path: Path) -> None:
     """A package unidic, as far as MeCab and transformers look at it, with the files of the small one."""
     (tmp_path / "path").mkdir()
