@@ -111,11 +111,7 @@ def export(
     heads = [each.head for _, each in leaves if each.head is not None]
     _check_head(heads, leaves, chosen, output)
     limits, remembered = (verify or VerifyOptions()).limits(), cache or (verify or VerifyOptions()).cache
-    with (
-        begin(source, chosen, folder, force) as begun,
-        _with_head(source, chosen, heads, verify) as model,
-        _reference_ahead(model, chosen, leaves, verify) as wait,
-    ):
+    with begin(source, chosen, folder, force) as begun, _with_head(source, chosen, heads, verify) as model:
         staged, tokens = begun.staged, Background(lambda: begun.make_tokens(limits, remembered))
         begun.bring(model)
         removed: set[str] = set()
@@ -135,7 +131,6 @@ def export(
         made = tokens.result()
         for change in begun.stage_tokens(made):
             progress(change)
-        wait()
         report = _judge(entries, staged.folder, model, chosen, verify, progress, staged)
         kept = tuple(entry for entry in begun.kept if entry.path not in removed)
         manifest = Manifest(bertx.__version__, begun.origin.result(), chosen.name, chosen.auto_class, kept, {})
@@ -272,21 +267,6 @@ def _with_head(
         numbers = (str(heads[0].labels), str(heads[0].seed))
         _strictly("bertx.model.head", (str(source.folder), task.name, *numbers, folder), options)
         yield headed(source, Path(folder), heads[0])
-
-
-@contextmanager
-def _reference_ahead(
-    source: Checkpoint, task: Task, leaves: Sequence[tuple[Format, ExportOptions]], options: VerifyOptions | None
-) -> Iterator[Callable[[], None]]:
-    """Begins what the artifacts will be compared with, where they are to be run."""
-    run = [each.dtype or "float32" for leaf, each in leaves if leaf.name != "safetensors" or each.dtype]
-    if options is None or not run:
-        yield lambda: None
-        return
-    from bertx.parity.ahead import reference_ahead
-
-    with reference_ahead(source, task, list(dict.fromkeys(run)), options) as wait:
-        yield wait
 
 
 def _entry(path: str, name: str, task: Task, written: Written) -> ArtifactEntry:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import bertx.bundle as bundle
 from bertx.checkpoint import Checkpoint
-from bertx.checkpoint.tensors import TensorInfo
 from bertx.model.tasks import Task
 from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
@@ -61,9 +60,9 @@ def verify_subjects(
         jobs = [each for each in plan if isinstance(each, _Job)]
         spared = _spared(jobs, origin)
         questions = {asked: origin.cases(asked, options) for asked in dict.fromkeys(job.asked for job in jobs)}
-        most = workers(origin.weights)
-        progress(f"the reference and {len(jobs) - len(spared)} runners, at most {most} at a time")
-        with stoppable(options.limits(), most) as (pool, limits):
+        workers = _workers(origin)
+        progress(f"the reference and {len(jobs) - len(spared)} runners, at most {workers} at a time")
+        with stoppable(options.limits(), workers) as (pool, limits):
             answers = {
                 asked: pool.submit(origin.reference, asked, cases, where, limits, options.cache)
                 for asked, cases in questions.items()
@@ -189,12 +188,12 @@ def _timed(
     return replace(result, latency=measured(made.metadata) if made else None)
 
 
-def workers(weights: Mapping[str, TensorInfo]) -> int:
-    """How many programs with these weights run side by side: two where there are processors and memory for both."""
+def _workers(origin: Origin) -> int:
+    """How many runners run side by side: two where there are processors and free memory for both."""
     import psutil
 
-    each = 6 * sum(info.nbytes for info in weights.values()) + 2**30
-    room = psutil.virtual_memory().available > 2 * each
+    weights = sum(info.nbytes for info in origin.weights.values())
+    room = psutil.virtual_memory().available > 2 * (6 * weights + 2**30)
     return 2 if room and (os.cpu_count() or 1) > 1 else 1
 
 
