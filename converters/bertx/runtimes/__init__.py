@@ -20,25 +20,36 @@ from typing import ClassVar
 
 from bertx.errors import UsageError, escape
 
+#: the word that says of somebody's runner that it takes texts
+TEXTS = "texts"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a runner makes ids of texts with: a tokenizer.json, and where a MeCab contract lies beside it, the folder of
+    MeCab's dictionary and its library (None: the system's)."""
+
+    tokenizer: Path
+    dictionary: Path | None = None
+    mecab: Path | None = None
+
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one artifact on one file of cases."""
+    """One run of one artifact on one file of cases; `reading` where some of these are texts."""
 
     artifact: Path
     inputs: Path
     outputs: Path
     device: str
+    reading: Reading | None = None
 
     def arguments(self) -> list[str]:
         """The protocol's command line after the program."""
-        named = {
-            "artifact": self.artifact,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "device": self.device,
-        }
-        return [part for name, value in named.items() for part in (f"--{name}", str(value))]
+        named = {name: getattr(self, name) for name in ("artifact", "inputs", "outputs", "device")}
+        more = vars(self.reading) if self.reading else {}
+        stated = {**named, **{name: path for name, path in more.items() if path is not None}}
+        return [part for name, value in stated.items() for part in (f"--{name}", str(value))]
 
 
 class Runtime(ABC):

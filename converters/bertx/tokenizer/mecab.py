@@ -224,6 +224,17 @@ def asked_dictionary(folder: Path) -> str | None:
     return dictionary.name if dictionary.named_by == ASKED else None
 
 
+def place(contract: Contract) -> tuple[Path, Path | None]:
+    """(the folder of a contract's dictionary, MeCab's library as fugashi brings it) for programs in other languages.
+
+    The library is None where fugashi was built against the system's.
+    """
+    folder = _folder(contract.dictionary.name)
+    package = Path(importlib.import_module("fugashi").__file__ or "").parent
+    brought = [*package.parent.glob("fugashi.libs/libmecab*"), *package.glob(".dylibs/libmecab*")]
+    return folder, next(iter(sorted(brought)), None)
+
+
 def check_dictionary(contract: Contract) -> None:
     """Raises LocalProblem(E_DICTIONARY) where the installed dictionary is not the contract's, file by file."""
     stated = contract.dictionary

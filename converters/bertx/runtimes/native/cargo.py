@@ -24,7 +24,7 @@ class Cargo(Native):
 
     def __init_subclass__(cls) -> None:
         linked = ("libtorch.rs",) if cls.torch else ()
-        cls.sources = ("Cargo.toml", "protocol", *linked, cls.name)
+        cls.sources = ("Cargo.toml", "mecab", "protocol", *linked, cls.name)
 
     def steps(self, places: Places) -> Sequence[Step]:
         # One program of the whole workspace: then all of them share the crates that they have in common.

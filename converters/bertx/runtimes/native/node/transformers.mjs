@@ -29,6 +29,9 @@ async function load(artifact) {
 // Texts to tensors, by the tokenizer.json and tokenizer_config.json of a folder. `longest`: the most tokens of a text.
 async function encoder(tokenizer, longest) {
   const folder = path.dirname(path.resolve(tokenizer));
+  if (fs.existsSync(path.join(folder, "mecab_contract.json"))) {
+    throw new Error("it does not do what mecab_contract.json asks for: Japanese texts are for programs that do");
+  }
   env.localModelPath = path.dirname(folder);
   const encode = await AutoTokenizer.from_pretrained(path.basename(folder), { local_files_only: true });
   return (texts) => {

@@ -1,13 +1,12 @@
 //! CASES.safetensors: named batches of inputs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::texts::Texts;
-use crate::Output;
+use crate::{Arguments, Output};
 
 /// One input of a case, row-major.
 pub struct Input {
@@ -114,7 +113,8 @@ impl Cases {
     }
 
     /// Reads a file of cases; with a tokenizer the inputs of those that have texts are made of these.
-    pub(crate) fn read(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
+    pub(crate) fn read(arguments: &Arguments) -> Result<Self> {
+        let path = &arguments.inputs;
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
         let (_, header) = SafeTensors::read_metadata(&bytes).context("the cases are no safetensors file")?;
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -129,8 +129,8 @@ impl Cases {
                 found.insert(case.to_owned(), read_case(&tensors, case, &order)?);
             }
         }
-        if let Some(tokenizer) = tokenizer {
-            let encoder = Texts::open(tokenizer, stated(&metadata, "longest")?.parse()?)?;
+        if let Some(tokenizer) = &arguments.tokenizer {
+            let mut encoder = Texts::open(tokenizer, stated(&metadata, "longest")?.parse()?, arguments)?;
             let texts: HashMap<String, Vec<String>> = serde_json::from_str(stated(&metadata, "texts")?)?;
             for (name, texts) in texts {
                 let inputs = encoder.encode(&texts, &order).with_context(|| format!("texts of {name}"))?;

@@ -28,12 +28,15 @@ pub struct Arguments {
     pub library: Option<PathBuf>,
     /// `--tokenizer`: the inputs of cases that have texts are made of these, by this tokenizer.json.
     pub tokenizer: Option<PathBuf>,
+    /// `--dictionary` and `--mecab`: MeCab's dictionary and library, for a tokenizer.json with a MeCab contract beside it.
+    pub dictionary: Option<PathBuf>,
+    pub mecab: Option<PathBuf>,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let (mut artifact, mut inputs, mut outputs, mut device) = (None, None, None, None);
-        let (mut library, mut tokenizer) = (None, None);
+        let (mut library, mut tokenizer, mut dictionary, mut mecab) = (None, None, None, None);
         while let Some(option) = words.next() {
             let value = words.next().with_context(|| format!("{option} needs a value"))?;
             match option.as_str() {
@@ -42,6 +45,8 @@ impl Arguments {
                 "--outputs" => outputs = Some(PathBuf::from(value)),
                 "--device" => device = Some(value),
                 "--tokenizer" => tokenizer = Some(PathBuf::from(value)),
+                "--dictionary" => dictionary = Some(PathBuf::from(value)),
+                "--mecab" => mecab = Some(PathBuf::from(value)),
                 "--library" => library = Some(PathBuf::from(value)),
                 _ => bail!("unknown option {option}"),
             }
@@ -53,6 +58,8 @@ impl Arguments {
             device: device.context("--device is missing")?,
             library,
             tokenizer,
+            dictionary,
+            mecab,
         })
     }
 }
@@ -93,7 +100,7 @@ pub fn main<R: Runner>(name: &str) -> ! {
 }
 
 fn serve<R: Runner>(name: &str, arguments: &Arguments) -> Result<()> {
-    let cases = Cases::read(&arguments.inputs, arguments.tokenizer.as_deref())?;
+    let cases = Cases::read(arguments)?;
     let mut runner = R::open(arguments, &cases)?;
     let mut answers = outputs::Answers::default();
     for case in &cases.all {

@@ -5,6 +5,7 @@ import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
@@ -16,6 +17,9 @@ final class Texts implements AutoCloseable {
 
   /** {@code longest}: the most tokens that a text may have, special tokens included. */
   Texts(Path path, int longest) throws IOException {
+    if (Files.exists(path.resolveSibling("mecab_contract.json"))) {
+      throw new IOException("it does not do what mecab_contract.json asks for: Japanese texts are for programs that do");
+    }
     tokenizer =
         HuggingFaceTokenizer.builder()
             .optTokenizerPath(path)
