@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import bertx
 import bertx.bundle as bundle
 from bertx import exchange
+from bertx.background import Background
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
 from bertx.checkpoint.tensors import parameters
 from bertx.errors import InputRefused, UsageError, escape
@@ -26,7 +27,7 @@ from bertx.parity.compare import Compared, pool
 from bertx.parity.options import VerifyOptions, check_options
 from bertx.parity.report import Report, Result
 from bertx.runtimes import process, runtime_named, trust
-from bertx.staging import Background, begin, default_output, refuse_overlap
+from bertx.staging import begin, default_output, refuse_overlap
 from bertx.tokenizer.writer import Made
 
 # What judges is imported where that is done: a copy of weights, which needs none of it, takes half a second.

@@ -208,7 +208,7 @@ def _verify(document: Mapping[str, Any], where: str) -> VerifyOptions:
     return VerifyOptions(
         runtimes=_texts(document.get("runtimes", []), where, "runtimes"),
         runners=tuple(_runner(each, where) for each in document.get("runner", [])),
-        cases=_cases(document.get("cases", "quick"), where),
+        cases=_cases(document["cases"], where) if "cases" in document else default.cases,
         limit=float(document.get("limit", default.limit)),
         texts=_told(where, lines_of, Path(document["text"])) if "text" in document else (),
         latency=document.get("latency", default.latency),

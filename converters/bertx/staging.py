@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx.background import Background
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.config import dumps
 from bertx.errors import InputRefused, UsageError, escape
@@ -20,37 +19,12 @@ from bertx.runtimes.process import Limits
 from bertx.tokenizer import writer as tokenizers
 from bertx.tokenizer.mecab import asked_dictionary
 
-T = TypeVar("T")
-
 
 def default_output(checkpoint: Checkpoint) -> Path:
     """./<model name>; ./<folder name>-bertx for a local folder; a bundle itself."""
     if checkpoint.home is not None:
         return checkpoint.home
     return Path(checkpoint.name if checkpoint.commit else f"{checkpoint.folder.name}-bertx")
-
-
-class Background(Generic[T]):
-    """Work that is done beside what follows; `result` waits for it and raises what it raised."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._done: list[T] = []
-        self._error: BaseException | None = None
-        # A daemon: an interrupt does not wait for it.
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._done.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
-            self._error = error
-
-    def result(self) -> T:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._done[0]
 
 
 @dataclass(frozen=True)

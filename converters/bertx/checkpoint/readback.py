@@ -7,12 +7,12 @@ without the interpreter's lock.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from bertx.background import Background
 from bertx.checkpoint.tensors import CHUNK, Buffer
 from bertx.errors import Bug, escape
 
@@ -27,19 +27,16 @@ class ReadBack:
     def __init__(self, file: Path, expected: Iterable[tuple[str, Buffer]]) -> None:
         self._file = file
         self._expected = expected
-        self._digest = hashlib.sha256()
-        self._steps: SimpleQueue[int | None] = SimpleQueue()
-        self._error: BaseException | None = None
-        # A daemon: an interrupt does not wait for it.
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        #: bytes that were written, and 0 when no more of them come
+        self._steps: SimpleQueue[int] = SimpleQueue()
 
     def __enter__(self) -> ReadBack:
-        self._thread.start()
+        self._work = Background(self._compare)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._steps.put(None)
-        self._thread.join()
+        self._steps.put(0)
+        self._work.wait()
 
     def written(self, size: int) -> None:
         """So many more bytes are in the file."""
@@ -47,38 +44,33 @@ class ReadBack:
 
     def sha256(self) -> str:
         """The hash of the whole file, in hex. Raises Bug where it holds anything else than what was expected."""
-        self.__exit__()
-        if self._error is not None:
-            raise self._error
-        return self._digest.hexdigest()
+        self._steps.put(0)
+        return self._work.result()
 
-    def _run(self) -> None:
-        try:
-            self._compare()
-        except BaseException as error:  # noqa: BLE001 - raised where the hash is wanted
-            self._error = error
-
-    def _compare(self) -> None:
-        there = place = 0
+    def _compare(self) -> str:
+        digest = hashlib.sha256()
         buffer = bytearray(CHUNK)
+        pieces = self._pieces()
+        unread = 0
         with self._file.open("rb", buffering=0) as handle:
-            for what, piece in self._pieces():
-                place += len(piece)
-                while there < place:
+            while unread or (unread := self._steps.get()):
+                # Asked for only when it is written, so that what changes while it is copied is seen.
+                what, piece = next(pieces, ("its end", b""))
+                while unread < len(piece):
                     step = self._steps.get()
-                    if step is None:
-                        raise self._differs("its end")
-                    there += step
+                    if not step:
+                        raise differs(self._file, "its end")
+                    unread += step
                 count = handle.readinto(memoryview(buffer)[: len(piece)])
                 # A bytearray compares with a view at the speed of memory, a view with a view byte by byte.
                 held: Any = buffer if count == CHUNK else buffer[:count]
-                if held != piece:
-                    raise self._differs(what)
-                self._digest.update(held)
-            while self._steps.get() is not None:
-                pass
-            if handle.read(1):
-                raise self._differs("its end")
+                if not piece or held != piece:
+                    raise differs(self._file, what)
+                digest.update(held)
+                unread -= len(piece)
+            if next(pieces, None) is not None or handle.read(1):
+                raise differs(self._file, "its end")
+        return digest.hexdigest()
 
     def _pieces(self) -> Iterator[tuple[str, Buffer]]:
         """What is expected, in pieces that fit the buffer."""
@@ -89,9 +81,11 @@ class ReadBack:
             for at in range(0, len(data), CHUNK):
                 yield what, data[at : at + CHUNK]
 
-    def _differs(self, what: str) -> Bug:
-        return Bug(
-            "E_BUG",
-            f"{escape(self._file)} does not hold what was written to it: {what}",
-            "check that the source did not change meanwhile and that the disk is sound, then report this",
-        )
+
+def differs(file: Path, what: str) -> Bug:
+    """The error for a file of ours that holds anything else than was meant; `what` says where."""
+    return Bug(
+        "E_BUG",
+        f"{escape(file)} does not hold what was written to it: {what}",
+        "check that the source did not change meanwhile and that the disk is sound, then report this",
+    )

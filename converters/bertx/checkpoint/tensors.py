@@ -41,6 +41,9 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _LARGEST = 2**64
 
 
+Buffer = bytes | memoryview
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One tensor in a file: `dtype` is a safetensors code ("F32"); its bytes are file[begin:end].
@@ -107,9 +110,6 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if end < size:
         _refuse(file, f"has {size - end:,} bytes that belong to no tensor")
     return {info.name: info for info in infos}
-
-
-Buffer = bytes | memoryview
 
 
 def chunks(

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bertx.checkpoint.readback import ReadBack
+from bertx.checkpoint.readback import ReadBack, differs
 from bertx.checkpoint.tensors import (
     BITS,
     CHUNK,
@@ -114,7 +114,7 @@ def write_safetensors(
             _write(handle, header, copies, progress, back.written)
             os.fsync(handle.fileno())
             digest = back.sha256()
-        read_header(target)
+        _check_header(target)
         return Written(digest, target.stat().st_size, len(copies))
     except BaseException:
         target.unlink(missing_ok=True)
@@ -232,13 +232,13 @@ def _write(
     for copy in copies:
         for piece in _pieces(copy, buffer):
             _write_all(handle, piece)
-            written(len(piece))
             waiting += len(piece)
             if waiting >= _FLUSH:
                 _flush(handle, place, waiting)
                 place, waiting = place + waiting, 0
             if progress is not None:
                 progress(len(piece) * BITS[copy.source.dtype] // BITS[copy.dtype])
+            written(len(piece))
 
 
 def _flush(handle: RawIOBase, begin: int, length: int) -> None:
@@ -267,6 +267,14 @@ def _reserve(handle: RawIOBase, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
+
+
+def _check_header(target: Path) -> None:
+    """Raises Bug where what was written cannot be read as every reader must."""
+    try:
+        read_header(target)
+    except InputRefused as error:
+        raise differs(target, "its header cannot be read back") from error
 
 
 def _expected(header: bytes, copies: list[_Copy]) -> Iterator[tuple[str, Buffer]]:

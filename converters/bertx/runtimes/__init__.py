@@ -20,9 +20,6 @@ from typing import ClassVar
 
 from bertx.errors import UsageError, escape
 
-#: the word that says of somebody's runner that it takes texts
-TEXTS = "texts"
-
 
 @dataclass(frozen=True)
 class Reading:

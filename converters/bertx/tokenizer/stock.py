@@ -99,10 +99,10 @@ def _copy(settings: Settings, folder: Path) -> None:
 
 
 def _key(folder: Path, asked: Mapping[str, Any]) -> str:
-    decided = {path.name: bundle.sha256(path) for path in sorted(folder.iterdir())}
-    question = {key: value for key, value in asked.items() if key != "build"}
     from importlib.metadata import version
 
+    decided = {path.name: bundle.sha256(path) for path in sorted(folder.iterdir())}
+    question = {key: value for key, value in asked.items() if key != "build"}
     versions = [version(name) for name in ("transformers", "tokenizers")]
     return hashlib.sha256(json.dumps([decided, versions, question]).encode()).hexdigest()
 
