@@ -32,6 +32,24 @@ class Interrupted:
 sys.meta_path.insert(0, Interrupted())
 """
 
+#: interrupts this process in a callback of the import system, which swallows what is raised there
+IN_A_CALLBACK = """
+import os, signal, sys
+
+CALLBACK = compile("os.kill(os.getpid(), signal.SIGTERM)\\nsum(range(9))", "<frozen importlib._bootstrap>", "exec")
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            try:
+                exec(CALLBACK, {"os": os, "signal": signal})
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Interrupted())
+"""
+
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     started = time.monotonic()
@@ -82,6 +100,18 @@ def test_an_interrupt_while_numpy_is_loading_is_no_bug(
     process = start("to-onnx", checkpoint("feature-extraction"), "-o", tmp_path / "out", PYTHONPATH=str(tmp_path))
     _, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (130, "bertx: interrupted\n")
+
+
+def test_an_interrupt_where_python_imports_is_put_off_until_it_can_be_told(
+    start: Callable[..., subprocess.Popen[str]], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The import system has callbacks that swallow exceptions, and locks that it then never opens again."""
+    (tmp_path / "sitecustomize.py").write_text(IN_A_CALLBACK, "utf-8")
+    command = ("trace", checkpoint("feature-extraction"), "-o", tmp_path / "out", "--no-verify")
+    process = start(*command, PYTHONPATH=str(tmp_path))
+    _, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (143, "bertx: interrupted\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_exporter_leaves_the_old_bundle(

@@ -144,17 +144,31 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
+#: where Python's import system runs, and seconds until it has gone on
+_IMPORT, _SOON = "<frozen importlib", 0.01
+
+
 def _watch_signals() -> list[int]:
     """Makes SIGINT and SIGTERM end the command; the list that is returned fills with those that came.
 
-    An interrupt inside a native import comes back as any exception, so that the list, not the exception, tells.
+    An interrupt inside a native import comes back as any exception, so that the list, not the exception, tells. Where
+    Python itself imports, nothing may be raised: parts of that are callbacks, which swallow it and leave locked what
+    every import waits for. There it is put off for a moment.
     """
     came: list[int] = []
 
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+    def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        raise SystemExit(128 + number)
+        again(number, frame)
 
+    def again(_number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename.startswith(_IMPORT) and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+            return
+        raise SystemExit(128 + came[-1])
+
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, again)
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it is ignored, and stays so
         signal.signal(signal.SIGINT, stop)
