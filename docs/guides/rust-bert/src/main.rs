@@ -50,7 +50,7 @@ impl Runner for RustBert {
 
     fn facts(&self) -> Facts {
         Facts {
-            version: concat!(env!("CARGO_PKG_VERSION"), ", libtorch 2.4.0").to_owned(),
+            version: concat!(env!("CARGO_PKG_VERSION"), ", libtorch ", env!("LIBTORCH_VERSION")).to_owned(),
             provider: "libtorch".to_owned(),
             threads: usize::try_from(tch::get_num_threads()).ok(),
         }
