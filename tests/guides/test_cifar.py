@@ -66,9 +66,9 @@ def test_the_commands_of_the_page_verify_every_net(bertx: Callable[..., Ran], tr
 
 
 def built() -> list[tuple[str, str]]:
-    """(runtime in another language, net): all nets in tch, of which the guide tells, one in each of the others."""
+    """(runtime in another language, net): all nets in those of which the guide tells, one in each of the others."""
     names = [name for name, runtime in registry().items() if isinstance(runtime, Native)]
-    return [(name, net) for name in names for net in (NETS if name == "tch" else ("autoencoder",))]
+    return [(name, net) for name in names for net in (NETS if name in ("tch", "tract") else ("autoencoder",))]
 
 
 @pytest.mark.parametrize(("name", "net"), built())

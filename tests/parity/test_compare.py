@@ -38,6 +38,14 @@ def test_an_error_of_four_times_the_noise_fails_by_rms_alone() -> None:
     assert row.max_ratio < row.max_limit
 
 
+def test_a_runtime_with_an_allowance_has_more_room_for_rms_and_none_for_one_wrong_element() -> None:
+    noisy = EXACT + 1e-5 * RNG.standard_normal(EXACT.shape)
+    rounder = compare("case", EXACT + 4 * (noisy - EXACT), EXACT, noisy, EVERYWHERE)
+    assert not pool("y", [rounder], "float32", 1.0).passed
+    allowed = pool("y", [rounder], "float32", 1.0, 2.0)
+    assert (allowed.passed, allowed.rms_limit, allowed.max_limit) == (True, 6.0, 12.0)
+
+
 def test_one_wrong_element_fails_by_max_alone() -> None:
     noisy = EXACT + 1e-5 * RNG.standard_normal(EXACT.shape)
     wrong = noisy.copy()

@@ -53,10 +53,10 @@ def run(tiny_bundle: Path, tiny: Path, bench: Bench) -> Judge:
     subject: Subject = target.subjects(found, Stock(open_folder(tiny), TASKS["feature-extraction"]), None)[0]
 
     @cache
-    def judged(fault: str, limits: Limits | None = None) -> Result:
+    def judged(fault: str, limits: Limits | None = None, allowance: float = 1.0) -> Result:
         program = shlex.join([sys.executable, str(ROOT / "tests" / "runtimes" / "faulty_runner.py"), fault])
         chosen = bench if limits is None else replace(bench, limits=limits)
-        return judge(subject, foreign(program, frozenset(formats())), "cpu", chosen, asked=True)
+        return judge(subject, replace(foreign(program, frozenset(formats())), allowance=allowance), "cpu", chosen, True)
 
     return judged
 
@@ -105,6 +105,11 @@ def test_one_wrong_element_fails_and_the_evidence_is_its_place(run: Judge) -> No
     worst = max(state.cases, key=lambda case: case.max_error)
     assert result.verdict == "fail"
     assert (worst.case, worst.worst) == ("batch-of-seven", (4, 2, 7))
+
+
+def test_the_allowance_of_a_runtime_is_in_the_limits_of_its_results_alone(run: Judge) -> None:
+    assert {row.rms_limit for row in run("none", allowance=2.0).outputs} == {6.0}
+    assert {row.rms_limit for row in run("none").outputs} == {3.0}
 
 
 def test_a_runner_that_hangs_is_ended_and_fails(run: Judge) -> None:

@@ -54,7 +54,7 @@ class Bench:
     """What a subject is judged against: cases, their reference, the factor on limits, what a runner may use.
 
     `inputs` has the outputs too where they were recorded; `weights` are the names of the checkpoint's tensors,
-    `outputs` those that the task gives.
+    `outputs` those that the task gives. `allowance` is the runtime's own factor on the rms limit.
     """
 
     cases: Sequence[Case]
@@ -65,6 +65,7 @@ class Bench:
     limits: process.Limits
     weights: tuple[str, ...]
     outputs: tuple[str, ...]
+    allowance: float = 1.0
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
@@ -148,7 +149,7 @@ def conclude(
     result = replace(blank, **run.facts)
     if run.made is None:
         return replace(result, reason=run.reason, cause=_why(str(run.reason), subject, bench))
-    judged = judge_outputs(result, subject, run.made, bench)
+    judged = judge_outputs(result, subject, run.made, replace(bench, allowance=runtime.allowance))
     if judged.verdict == "not-run":
         return judged
     judged = replace(judged, outputs=(*judged.outputs, *beside))
@@ -289,5 +290,5 @@ def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mappin
             compared = replace(compared, rms_noise=known.rms, max_noise=known.max)
         found.append(compared)
         vectors.append((case.name, value, exact, judged))
-    row = pool(name, found, subject.dtype, bench.factor)
+    row = pool(name, found, subject.dtype, bench.factor, bench.allowance)
     return row if subject.budget is None else replace(row, spent=spend(subject.budget, specs[name], vectors))

@@ -63,6 +63,9 @@ class Runtime(ABC):
     #: dtypes of the inputs that its program can be fed and of the outputs that it can give; None is any
     takes: ClassVar[frozenset[str] | None] = None
     gives: ClassVar[frozenset[str] | None] = None
+    #: its own factor on the limit of the rms ratio, where it is right and yet rounds more than eager PyTorch; the leaf
+    #: says why, and docs/runtimes.md with which figures
+    allowance: ClassVar[float] = 1.0
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -96,6 +99,7 @@ class Foreign:
     devices: frozenset[str] = frozenset({"cpu", "cuda"})
     takes: frozenset[str] | None = None
     gives: frozenset[str] | None = None
+    allowance: float = 1.0
 
     def missing(self) -> str | None:
         return None
