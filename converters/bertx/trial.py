@@ -217,7 +217,7 @@ def _problem(artifact: Candidate, runtime: Runtime, task: str, where: str, optio
         message = f"{runtime.name} does not run {escape(artifact.name)}: {refused}"
         return LocalProblem("E_RUNTIME", message, "leave --runtime out, or name another")
     if where == "cpu" and artifact.dtype in runtime.not_on_cpu:
-        message = f"{runtime.name} has no {artifact.dtype} kernels on the CPU"
+        message = f"{runtime.name} does not run {artifact.dtype} on the CPU"
         return LocalProblem("E_DEVICE", message, "use --device cuda, or another artifact")
     untrusted = artifact.format == "torchscript" and not options.trust
     if untrusted and not trust.known(options.cache, bundle.sha256(artifact.path)):

@@ -83,7 +83,6 @@ def test_version_tells_the_versions_that_decide_results(bertx: Callable[..., Ran
         ("verify", "x", "--limit", "0"),
         ("verify", "x", "--cases", "none"),
         ("run",),
-        (),
     ],
     ids=" ".join,
 )
@@ -92,6 +91,12 @@ def test_what_is_not_understood_is_one_line_and_exit_2(arguments: tuple[str, ...
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("bertx: error[E_USAGE]: ")
     assert ran.err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown_and_one_line_says_so(bertx: Callable[..., Ran]) -> None:
+    ran = bertx()
+    assert (ran.code, ran.out) == (2, bertx("--help").out)
+    assert ran.err == "bertx: error[E_USAGE]: no command was given; name one of these\n"
 
 
 def test_a_closed_standard_output_is_exit_5(environment: dict[str, str]) -> None:

@@ -40,6 +40,12 @@ COMMANDS = {
 class Commands(click.Group):
     """A group whose commands are imported on use."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            emit(ctx.get_help())
+            raise UsageError("E_USAGE", "no command was given", "name one of these")
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

@@ -262,7 +262,7 @@ def _obstacle(
     if where.partition(":")[0] not in runtime.devices:
         return f"{runtime.name} cannot use {where}"
     if where == "cpu" and subject.dtype in runtime.not_on_cpu:
-        return f"{runtime.name} has no {subject.dtype} kernels on the CPU"
+        return f"{runtime.name} does not run {subject.dtype} on the CPU"
     return _uncarried(subject, fed, runtime) or runtime.refuses(subject.path, task)
 
 
