@@ -40,7 +40,7 @@ CODES: dict[str, str] = {
     "E_GATED": "the checkpoint is gated or private",
     "E_NETWORK": "the Hub did not answer",
     "E_HASH": "a downloaded file does not have the hash that the Hub states",
-    "E_OFFLINE": "not in the cache, and --offline forbids asking the Hub",
+    "E_OFFLINE": "not in the cache, or not all of it, and --offline forbids asking the Hub",
     "E_REFERENCE": "no reference can be found to compare with",
     "E_DEVICE": "the device asked for is not here, or was not used",
     "E_RUNTIME": "a runtime asked for by name is not ready",

@@ -147,23 +147,6 @@ def test_a_cache_that_lacks_a_file_of_the_commit_is_refused_by_its_name(
     assert f"it lacks {lost}" in refusal(offline, "E_OFFLINE").message
 
 
-def test_what_another_program_put_into_the_cache_is_not_taken_for_all(
-    hub: HubServer, options: HubOptions, offline: HubOptions, tmp_path: Path
-) -> None:
-    """transformers never asks for modules.json: without it a sentence embedding would be another one."""
-    from huggingface_hub import hf_hub_download
-
-    hub.add(REPO, model(tmp_path / "model", [*WANTED, *MODULES]))
-    for name in WANTED:
-        hf_hub_download(REPO, name, cache_dir=options.cache, endpoint=options.endpoint)
-    error = refusal(offline, "E_OFFLINE")
-    assert "another program" in error.message
-    folder = error.hint.partition(", or name ")[2].removesuffix(" to take what is there")
-    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(WANTED)
-    assert snapshot(REPO, None, options).origin == "hub"
-    assert files(snapshot(REPO, None, offline)) == sorted([*WANTED, *MODULES])
-
-
 def test_a_whole_snapshot_of_another_program_is_known_to_be_whole(
     hub: HubServer, options: HubOptions, offline: HubOptions, commit: str
 ) -> None:

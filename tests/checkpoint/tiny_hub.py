@@ -56,7 +56,7 @@ def refusal(options: HubOptions, code: str, *, repo: str = REPO, revision: str |
     error = caught.value
     assert (error.code, error.exit_code) == (
         code,
-        {"E_USAGE": 2, "E_CONFIG": 3, "E_DISK": 5, "E_LOCKED": 5}.get(code, 4),
+        {"E_USAGE": 2, "E_CONFIG": 3, "E_FORMAT": 3, "E_DISK": 5, "E_LOCKED": 5}.get(code, 4),
     )
     assert len(str(error).splitlines()) == 1
     assert error.hint

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from bertx.checkpoint.config import locate
 from bertx.checkpoint.hub_cache import RepoCache
-from bertx.checkpoint.listing import Listing, RepoFile, complete, holds, is_commit, needed
+from bertx.checkpoint.listing import Listing, RepoFile, complete, holds, is_commit, names, needed, weights
 from bertx.checkpoint.transfer import Asked, HubOptions, body, broken, disk_errors, receive, resolve
+from bertx.checkpoint.unlisted import Unlisted
 from bertx.errors import BertxError, InputRefused, LocalProblem, SourceUnavailable, UsageError, escape
 
 __all__ = ["HubOptions", "Snapshot", "cached_folder", "snapshot"]
@@ -84,17 +86,45 @@ def _from_cache(repo: str, revision: str, options: HubOptions) -> Snapshot:
     if commit is None or not cache.snapshot(commit).is_dir():
         raise SourceUnavailable("E_OFFLINE", f"{about} is not in the cache", hint)
     folder, listing = cache.snapshot(commit), cache.listing(commit)
-    if listing is None:
-        message = f"{about} was put into the cache by another program, which may have left files out"
-        raise SourceUnavailable("E_OFFLINE", message, f"{hint}, or name {escape(folder, 4096)} to take what is there")
-    names = _chosen(repo, commit, listing)
-    lost = [name for name in names if not (folder / name).is_file()]
-    if lost:
-        message = f"{about} is not completely in the cache: it lacks {', '.join(lost)}"
-        raise SourceUnavailable("E_OFFLINE", message, hint)
+    hint += f", or name {escape(folder, 4096)} to take what is there"
     with disk_errors(cache.root):
+        if listing is None:
+            _take_unlisted(cache, commit, about, hint, options)
+            return Snapshot(repo, commit, folder, "cache")
+        names = _chosen(repo, commit, listing)
+        _refuse_lacking([name for name in names if not (folder / name).is_file()], about, hint)
         _check(cache, commit, {name: listing[name] for name in names} if options.recheck else {})
     return Snapshot(repo, commit, folder, "cache")
+
+
+def _take_unlisted(cache: RepoCache, commit: str, about: str, hint: str, options: HubOptions) -> None:
+    """Raises where what another program put into the cache is not whole, or not what it says.
+
+    The name of a blob is its hash, so that the bytes are checked as those of a listing are.
+    """
+    folder = cache.snapshot(commit)
+    there = names(folder)
+    files = {name: cache.linked(commit, name) for name in needed(there) if locate(folder, name, "E_FORMAT")}
+    loose = [name for name, file in files.items() if file is None]
+    if loose:
+        message = f"{about}: {escape(loose[0])} is no link to a blob that its hash names, so that it cannot be checked"
+        raise SourceUnavailable("E_OFFLINE", message, hint)
+    stated = {name: file for name, file in files.items() if file is not None and options.recheck}
+    last = set(weights(there))
+    _check(cache, commit, {name: file for name, file in stated.items() if name not in last})
+    unlisted = Unlisted(folder, cache.vain(commit))
+    _refuse_lacking(unlisted.lacking(), about, hint)
+    _check(cache, commit, {name: file for name, file in stated.items() if name in last})
+    unknown = unlisted.unknown()
+    if unknown:
+        what = f"{about} was put into the cache by another program"
+        options.tell(f"{what}; what it did not ask for is taken as not being there: {', '.join(unknown)}")
+
+
+def _refuse_lacking(lacking: list[str], about: str, hint: str) -> None:
+    if lacking:
+        message = f"{about} is not completely in the cache: it lacks {', '.join(map(escape, lacking))}"
+        raise SourceUnavailable("E_OFFLINE", message, hint)
 
 
 def _chosen(repo: str, commit: str, listing: Listing) -> list[str]:
@@ -130,7 +160,7 @@ def _has(blob: Path, file: RepoFile) -> bool:
 
 def _wrong(repo: str, name: str) -> BertxError:
     message = f"{name} of {escape(repo)} does not have the hash that the Hub states"
-    return SourceUnavailable("E_HASH", message, "it was removed from the cache: run again")
+    return SourceUnavailable("E_HASH", message, "it was removed from the cache: run again, online")
 
 
 def _download(cache: RepoCache, commit: str, files: Listing, asked: Asked) -> None:

@@ -5,6 +5,7 @@
       snapshots/<commit>/<path>     links to them
       refs/<branch or tag>          its commit
       trees/<commit>.json           what the repository holds at a commit
+      .no_exist/<commit>/<path>     what was asked for and is not there
 
 The layout is documented at https://huggingface.co/docs/huggingface_hub/guides/manage-cache, the listing in
 huggingface_hub's own `_tree_cache`.
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from bertx import exchange
 from bertx.checkpoint.config import parse_json
-from bertx.checkpoint.listing import Listing, from_record, is_commit, to_record
+from bertx.checkpoint.listing import Listing, RepoFile, from_record, is_commit, named_by_hash, names, to_record
 from bertx.errors import InputRefused, LocalProblem, escape
 
 #: The largest listing that is read, in bytes.
@@ -69,6 +70,20 @@ class RepoCache:
             if path.stat().st_size <= _MAX_RECORD:
                 return from_record(parse_json(path.read_bytes(), path, "E_FORMAT"))
         return None
+
+    def vain(self, commit: str) -> list[str]:
+        """Names that some program asked the Hub for in vain."""
+        return names(self.folder / ".no_exist" / commit)
+
+    def linked(self, commit: str, name: str) -> RepoFile | None:
+        """A file as the name of the blob that it is a link to states it; None where it is no such link."""
+        path = self.snapshot(commit) / name
+        if not path.is_symlink():
+            return None
+        blob = Path(os.path.normpath(path.parent / path.readlink()))
+        if blob.parent != self.folder / "blobs":
+            return None
+        return named_by_hash(blob.name, path.stat().st_size)
 
     def note_listing(self, commit: str, listing: Listing) -> None:
         """Notes what the repository holds, so that offline it can be told whether the cache has all of it."""

@@ -60,6 +60,13 @@ def is_commit(text: str) -> bool:
     return _SHA1.fullmatch(text) is not None
 
 
+def named_by_hash(blob: str, size: int) -> RepoFile | None:
+    """A file of `size` bytes as the name of its blob in a cache states it; None where that is no hash."""
+    if _SHA256.fullmatch(blob):
+        return RepoFile(size, sha256=blob)
+    return RepoFile(size, blob) if _SHA1.fullmatch(blob) else None
+
+
 def from_api(document: Any) -> tuple[str, Listing]:
     """(commit, listing) of what `/api/models/…?blobs=true` answers. Raises ValueError where it is no such answer."""
     try:
@@ -114,12 +121,12 @@ def needed(names: Collection[str]) -> list[str]:
 
     The weights come last. Nothing of another framework is among them, and no code.
     """
-    return [*companions(names), *_weights(names)]
+    return [*companions(names), *weights(names)]
 
 
 def companions(names: Collection[str]) -> list[str]:
     """What is kept beside the weights, in order of name: each once, a module's own weights in one format."""
-    found = {name for name in names if _COMPANIONS.fullmatch(name)} - set(_weights(names))
+    found = {name for name in names if _COMPANIONS.fullmatch(name)} - set(weights(names))
     return sorted(found - {f"{name.rpartition('/')[0]}/pytorch_model.bin" for name in found if _MODULE.fullmatch(name)})
 
 
@@ -131,14 +138,14 @@ def names(folder: Path) -> list[str]:
 
 def complete(names: Collection[str]) -> bool:
     """Whether config.json and all weights are there; the names of shards tell how many of them there are."""
-    weights = _weights(names)
-    if "config.json" not in names or not weights:
+    found = weights(names)
+    if "config.json" not in names or not found:
         return False
-    total = re.search(r"-of-([0-9]+)\.", weights[-1])
-    return not weights[0].endswith(".json") or (total is not None and int(total[1]) == len(weights) - 1)
+    total = re.search(r"-of-([0-9]+)\.", found[-1])
+    return not found[0].endswith(".json") or (total is not None and int(total[1]) == len(found) - 1)
 
 
-def _weights(names: Collection[str]) -> Sequence[str]:
+def weights(names: Collection[str]) -> Sequence[str]:
     """One file of weights, or an index followed by its shards; safetensors where there is a choice."""
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         if f"{stem}.{suffix}" in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class HubOptions:
 
     `cache` is a Hub cache folder, `endpoint` a URL, `timeout` the seconds of silence that are allowed.
     `offline` forbids every socket, `progress` shows a bar where stderr is a terminal, `recheck` hashes also files
-    that were in the cache already.
+    that were in the cache already; `tell` takes what the user should know of a checkpoint that is taken all the same.
     """
 
     cache: Path | None = None
@@ -64,6 +65,7 @@ class HubOptions:
     progress: bool = False
     recheck: bool = True
     timeout: float = 10.0
+    tell: Callable[[str], object] = field(default=warnings.warn, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

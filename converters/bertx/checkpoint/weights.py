@@ -47,11 +47,11 @@ def read_file(file: Path) -> dict[str, TensorInfo]:
     """Every tensor of one file of weights, or of the shards that an index names. Raises as `read_weights`."""
     suffix = Path(file.name.removesuffix(INDEX)).suffix
     read = next(each for name, each in READERS.items() if Path(name).suffix == suffix)
-    return _read_shards(file.parent, file, suffix, read) if file.name.endswith(INDEX) else read(file)
+    return _read_shards(file.parent, file, read) if file.name.endswith(INDEX) else read(file)
 
 
-def _read_shards(folder: Path, index: Path, suffix: str, read: _Read) -> dict[str, TensorInfo]:
-    shards = _weight_map(index, suffix)
+def _read_shards(folder: Path, index: Path, read: _Read) -> dict[str, TensorInfo]:
+    shards = weight_map(index)
     found: dict[str, TensorInfo] = {}
     paths = {shard: locate(folder, shard, "E_WEIGHTS") for shard in shards}
     missing = sorted(shard for shard, path in paths.items() if path is None)
@@ -68,14 +68,15 @@ def _read_shards(folder: Path, index: Path, suffix: str, read: _Read) -> dict[st
     return found
 
 
-def _weight_map(index: Path, suffix: str) -> Mapping[str, set[str]]:
-    """Shard -> the tensors that the index expects in it."""
+def weight_map(index: Path) -> Mapping[str, set[str]]:
+    """Shard -> the tensors that an index expects in it. Raises InputRefused(E_FORMAT) where it is malformed."""
+    suffix = Path(index.name.removesuffix(INDEX)).suffix
     document = parse_json(read_bounded(index, MAX_INDEX_BYTES, "E_FORMAT"), index, "E_FORMAT")
-    weight_map = document.get("weight_map")
-    if not isinstance(weight_map, dict) or len(weight_map) > MAX_TENSORS:
+    stated = document.get("weight_map")
+    if not isinstance(stated, dict) or len(stated) > MAX_TENSORS:
         _refuse(index, f"has no weight_map of at most {MAX_TENSORS:,} tensors", "download it again")
     shards: dict[str, set[str]] = {}
-    for name, shard in weight_map.items():
+    for name, shard in stated.items():
         if not isinstance(shard, str) or not _plain_name(shard, suffix):
             shown = escape(name[:200], 200)
             _refuse(index, f"places tensor {shown} in what is no file name", "correct its weight_map")

@@ -14,6 +14,7 @@ import click
 
 from bertx.checkpoint import FetchOptions
 from bertx.checkpoint.hub import HubOptions
+from bertx.cli import warn
 from bertx.errors import escape
 from bertx.parity.cases import SETS
 from bertx.parity.given import lines_of
@@ -104,7 +105,7 @@ def cache_folder() -> Path:
 def fetching(revision: str | None, offline: bool, *, quiet: bool = False, recheck: bool = True) -> FetchOptions:
     """How a checkpoint is looked for; huggingface_hub reads its own HF_… variables."""
     progress = sys.stderr.isatty() and not quiet
-    return FetchOptions(revision, HubOptions(offline=offline, progress=progress, recheck=recheck))
+    return FetchOptions(revision, HubOptions(offline=offline, progress=progress, recheck=recheck, tell=warn))
 
 
 @dataclass
