@@ -29,7 +29,7 @@ from mutants.stands import Stand
 
 #: a wrong artifact whose error is never this many times the noise cannot be told from a right one
 OBSERVABLE = 30.0
-_PROGRAMS: dict[str, Callable[[], Program]] = {"onnx": OnnxRuntimeProgram, "torchscript": TorchScriptProgram}
+PROGRAMS: dict[str, Callable[[], Program]] = {"onnx": OnnxRuntimeProgram, "torchscript": TorchScriptProgram}
 
 
 class Inapplicable(Exception):
@@ -110,7 +110,7 @@ def made(mutant: Mutant, stand: Stand) -> Iterator[Path]:
 
 def run(subject: Subject, bench: Bench) -> Ran:
     """Runs an artifact on every case of a bench, fed as verify feeds it."""
-    program = _PROGRAMS[subject.format]()
+    program = PROGRAMS[subject.format]()
     assert subject.signature is not None
     ours = subject.signature.inputs
     arrays: dict[str, dict[str, Any]] = {}

@@ -26,6 +26,11 @@ def test_of_several_outputs_of_one_shape_the_nearest_is_meant() -> None:
     assert match(file(x=OTHER, y=STATE + 1e-6), EXACT, WANTED) == {"last_hidden_state": "y"}
 
 
+def test_an_output_is_meant_before_a_tap_that_equals_it() -> None:
+    made = file(**{"hidden_states.3": STATE, "output": STATE})
+    assert match(made, EXACT, ("last_hidden_state",)) == {"last_hidden_state": "output"}
+
+
 def test_a_wrong_output_of_the_right_shape_is_still_matched_so_that_it_can_fail() -> None:
     assert match(file(x=np.full_like(STATE, np.nan)), EXACT, WANTED) == {"last_hidden_state": "x"}
 

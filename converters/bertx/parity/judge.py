@@ -109,8 +109,12 @@ def run_artifact(
     inputs: Signature,
     task: str,
     limits: process.Limits,
+    more: Mapping[str, str] | None = None,
 ) -> Run:
-    """Runs an artifact in a runner process. Raises LocalProblem where the device was not really used."""
+    """Runs an artifact in a runner process; `more` is metadata for its cases.
+
+    Raises LocalProblem where the device was not really used.
+    """
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         job = Job(subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device)
         outputs = subject.signature.outputs if subject.signature else ()
@@ -122,7 +126,7 @@ def run_artifact(
             signature,
             task,
             subject.dtype,
-            {"threads": str(process.threads())},
+            {"threads": str(process.threads()), **(more or {})},
         )
         ended = process.run(runtime.command(job), limits)
         facts = {"seconds": ended.seconds, "peak_rss_bytes": ended.peak_rss_bytes, "device": device}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertx.model.tasks import HIDDEN_STATES
 from bertx.runtimes.protocol import Tensors
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def match(made: Tensors, exact: Tensors, wanted: Sequence[str], known: Iterable[
     `known` are the reference's names: what goes by one of them is taken at its word.
     """
     named = set(known) & {name for outputs in made.arrays.values() for name in outputs}
-    theirs = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs if name not in named)
+    offered = dict.fromkeys(name for outputs in made.arrays.values() for name in outputs if name not in named)
+    theirs = sorted(offered, key=lambda name: name.startswith(HIDDEN_STATES))  # a tap is the last to be an output
     found: dict[str, str] = {}
     for ours in (name for name in wanted if name not in named):
         distances = {

@@ -25,13 +25,14 @@ from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_specs
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
-from bertx.parity import sampled
+from bertx.parity import sampled, stations
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.given import given
 from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
+from bertx.parity.stations import Stations
 from bertx.parity.tokens import compare_tokens, text_folder
 from bertx.parity.unchanged import unchanged
 from bertx.parity.weights import compare_weights
@@ -92,6 +93,15 @@ class Origin(ABC):
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         """The row of the tokenizer in the folder of some artifacts, None where there is nothing to compare."""
+        return None
+
+    def stations(
+        self, dtype: str, cases: Sequence[Case], boundary: int, device: str, limits: process.Limits
+    ) -> Stations | None:
+        """What is right between the layer boundaries before `boundary` and at it, None where there are no layers.
+
+        Raises BertxError where it cannot be told.
+        """
         return None
 
     def repeats(self, subject: Subject) -> bool:
@@ -176,11 +186,23 @@ class Stock(Origin):
     def _answers(
         self, dtype: str, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
     ) -> references.Reference:
+        with self._asked(dtype, cases) as path:
+            return references.compute(self.checkpoint, path, dtype, device, limits, cache)
+
+    @contextmanager
+    def _asked(self, dtype: str, cases: Sequence[Case]) -> Iterator[Path]:
+        """A file of cases in a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
             path = Path(folder) / "cases.safetensors"
             named = {case.name: case.inputs for case in cases}
             write_cases(path, named, self.signature(cases), self.task, dtype, {"threads": str(process.threads())})
-            return references.compute(self.checkpoint, path, dtype, device, limits, cache)
+            yield path
+
+    def stations(
+        self, dtype: str, cases: Sequence[Case], boundary: int, device: str, limits: process.Limits
+    ) -> Stations | None:
+        with self._asked(dtype, cases) as path:
+            return stations.compute(self.checkpoint, path, dtype, device, boundary, limits)
 
     def told(self) -> dict[str, Any]:
         source = self.checkpoint

@@ -10,6 +10,7 @@ from typing import Any
 from bertx.errors import BertxError, NotCompared, ParityFailed
 from bertx.parity.compare import Row
 from bertx.parity.latency import Latency
+from bertx.parity.part import Part
 
 SCHEMA = "bertx.report/1"
 
@@ -32,6 +33,8 @@ class Result:
     outputs: tuple[Row, ...] = ()
     taps: tuple[Row, ...] = ()
     first_bad_layer: str | None = None
+    #: the part of that layer where the difference begins, where it could be told
+    first_bad_part: Part | None = None
     cause: str | None = None
     seconds: float = 0.0
     peak_rss_bytes: int = 0
@@ -71,6 +74,7 @@ class Result:
             ],
             "unjudged": list(self.unjudged),
             "first_bad_layer": self.first_bad_layer,
+            "first_bad_part": self.first_bad_part.to_json() if self.first_bad_part else None,
             "cause": self.cause,
             "seconds": round(self.seconds, 3),
             "peak_rss_bytes": self.peak_rss_bytes,

@@ -18,6 +18,7 @@ from bertx.model.tasks import Task
 from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
+from bertx.parity.dissection import Probe, dissected
 from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
 from bertx.parity.latency import batches, measured
 from bertx.parity.options import VerifyOptions, check_options
@@ -98,6 +99,11 @@ def verify_subjects(
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
                     results.append(each)
+
+            def probe(result: Result) -> Probe | None:
+                return _probe(result, jobs, benches, origin, where, limits, progress)
+
+            results = dissected(results, probe)
         if options.latency:
             results = [_timed(result, jobs, benches, origin, where, options, progress) for result in results]
     return Verified(_report(results, benches, origin, options), tuple(benches.values()))
@@ -162,11 +168,43 @@ def _asked(subject: Subject, binding: Binding, origin: Origin) -> Asked:
     return Asked(subject.dtype, taken, tuple(sorted(binding.static.items())), subject.budget is not None)
 
 
-def _run(job: _Job, cases: Sequence[Case], origin: Origin, where: str, limits: process.Limits) -> Run:
+def _probe(
+    result: Result,
+    jobs: Sequence[_Job],
+    benches: Mapping[Asked, Bench],
+    origin: Origin,
+    where: str,
+    limits: process.Limits,
+    progress: Progress,
+) -> Probe | None:
+    """How to look inside the artifact of a result, in its own runtime or another that can; None where none can."""
+    mine = [job for job in jobs if job.subject.name == result.artifact]
+    job = next((job for job in mine if job.runtime.name == result.runtime), None)
+    able = [r for r in registry().values() if job and r.looks_inside and job.subject.format in r.reads]
+    runtime = next((r for r in able if r.missing() is None and where.partition(":")[0] in r.devices), None)
+    if job is None or runtime is None:
+        return None
+    progress(f"{result.artifact}: looking inside {result.first_bad_layer}")
+    chosen = replace(job, runtime=runtime)
+
+    def run(cases: Sequence[Case], more: Mapping[str, str]) -> Run:
+        return _run(chosen, cases, origin, where, limits, more)
+
+    return Probe(run, benches[job.asked], origin, job.subject.dtype, where, limits)
+
+
+def _run(
+    job: _Job,
+    cases: Sequence[Case],
+    origin: Origin,
+    where: str,
+    limits: process.Limits,
+    more: Mapping[str, str] | None = None,
+) -> Run:
     """Runs an artifact on the cases, its inputs by its own names in its own order."""
     specs = job.binding.fed(job.subject.signature, origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
-    return run_artifact(job.subject, job.runtime, where, fed, Signature(specs, ()), origin.task, limits)
+    return run_artifact(job.subject, job.runtime, where, fed, Signature(specs, ()), origin.task, limits, more)
 
 
 def _timed(

@@ -66,6 +66,8 @@ class Runtime(ABC):
     #: its own factor on the limit of the rms ratio, where it is right and yet rounds more than eager PyTorch; the leaf
     #: says why, and docs/runtimes.md with which figures
     allowance: ClassVar[float] = 1.0
+    #: whether its program gives what an artifact computes between two layer boundaries, where it is asked to
+    looks_inside: ClassVar[bool] = False
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import LocalProblem
-from bertx.runtimes import Runtime, absent
+from bertx.runtimes import Runtime, absent, inside
 from bertx.runtimes.protocol import Program, main
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class OnnxRuntime(Runtime):
     reads = frozenset({"onnx"})
     distributions = ("onnxruntime-gpu", "onnxruntime")
     not_on_cpu = frozenset({"bfloat16"})
+    looks_inside = True
 
     def missing(self) -> str | None:
         return absent("onnxruntime")
@@ -53,7 +54,12 @@ class OnnxRuntimeProgram(Program):
         self.session = _session(str(artifact), device, artifact.parent, threads)
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
-        self.tensors, self.tapped = _tapped(artifact, device, _taps(self.session), self.session, threads)
+        taps = _taps(self.session)
+        self.inside = _inside(artifact, taps, int(metadata[inside.KEY])) if inside.KEY in metadata else None
+        more = {**self.inside.values, **self.inside.constants} if self.inside else {}
+        self.weights = _weights(artifact, more)
+        asked = {name: tensor for name, tensor in {**taps, **more}.items() if name not in self.weights}
+        self.tensors, self.tapped = _tapped(artifact, device, asked, self.session, threads)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         return dict(zip(self.names, self.session.run(None, self._fed(inputs)), strict=True))
@@ -61,7 +67,9 @@ class OnnxRuntimeProgram(Program):
     def taps(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         tensors = sorted(set(self.tensors.values()))
         values = dict(zip(tensors, self.tapped.run(tensors, self._fed(inputs)), strict=True)) if tensors else {}
-        return {tap: values[tensor] for tap, tensor in self.tensors.items()}
+        found = {tap: values[tensor] for tap, tensor in self.tensors.items()}
+        known, self.weights = self.weights, {}  # the same in each case
+        return found | {name: array for name, array in known.items() if array.ndim > 1}
 
     def _fed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _cast(name, inputs[name], kind) for name, kind in self.kinds.items()}
@@ -77,6 +85,7 @@ class OnnxRuntimeProgram(Program):
             "provider": provider,
             "device": self.device if provider.startswith("CUDA") else "cpu",
             "dtype": found[0] if found else "unknown",
+            **({inside.KEY: self.inside.to_json()} if self.inside else {}),
         }
 
 
@@ -142,6 +151,32 @@ def _tapped(
         return kept, shipped
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
     return kept, _session(model.SerializeToString(), device, artifact.parent, threads)
+
+
+def _inside(artifact: Path, taps: Mapping[str, str], boundary: int) -> inside.Inside:
+    """What lies between two recorded taps, read off the graph."""
+    import onnx
+
+    graph = onnx.load(str(artifact), load_external_data=False).graph
+    nodes = [inside.Node(node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node]
+    fixed = {each.name for each in graph.initializer}
+    fed = {each.name for each in graph.input} - fixed
+    return inside.between(
+        nodes, fed, taps.get(f"hidden_states.{boundary - 1}"), taps[f"hidden_states.{boundary}"], fixed
+    )
+
+
+def _weights(artifact: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
+    """Those of some values that are the file's own constants."""
+    import onnx
+    from onnx import numpy_helper
+
+    if not wanted:
+        return {}
+    graph = onnx.load(str(artifact), load_external_data=False).graph
+    held = {each.name: each for each in graph.initializer}
+    found = {name: held[tensor] for name, tensor in wanted.items() if tensor in held}
+    return {name: numpy_helper.to_array(each, base_dir=str(artifact.parent)) for name, each in found.items()}
 
 
 RUNTIME = OnnxRuntime()

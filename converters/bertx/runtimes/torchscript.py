@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.runtimes import Runtime, absent
+from bertx.runtimes import Runtime, absent, inside
 from bertx.runtimes.protocol import Program, limit_threads, main
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class TorchScript(Runtime):
     name = "torchscript"
     reads = frozenset({"torchscript"})
     distributions = ("torch",)
+    looks_inside = True
 
     def missing(self) -> str | None:
         return absent("torch")
@@ -43,6 +44,10 @@ class TorchScriptProgram(Program):
         self.inputs = {spec["name"]: getattr(torch, spec["dtype"]) for spec in signature["inputs"]}
         # Asked of the compiled module: a plain one may have an attribute or a part of this name.
         self.tapped = "hidden_states" in self.module._c._method_names()
+        self.inside: inside.Inside | None = None
+        self.inner: Callable[..., Any] | None = None
+        if self.tapped and inside.KEY in metadata:
+            self.inside, self.inner = _inside(self.module, int(metadata[inside.KEY]))
         self.output = signature["outputs"][0]["name"] if signature["outputs"] else None
         self.provider = "unknown"
 
@@ -65,7 +70,11 @@ class TorchScriptProgram(Program):
 
         with torch.inference_mode():
             states = self.module.hidden_states(*self._fed(inputs)) if self.tapped else ()
-        return {f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)}
+            values = self.inner(self.module, *self._fed(inputs)) if self.inner is not None else ()
+        found = {f"hidden_states.{k}": state.cpu() for k, state in enumerate(states)}
+        names = (*self.inside.values, *self.inside.constants) if self.inside else ()
+        inner = {name: value.cpu() for name, value in zip(names, values, strict=True) if value.is_floating_point()}
+        return found | inner
 
     def _fed(self, inputs: Mapping[str, Array]) -> list[torch.Tensor]:
         import torch
@@ -76,7 +85,8 @@ class TorchScriptProgram(Program):
         import torch
 
         found = next((str(p.dtype).removeprefix("torch.") for p in self.module.parameters()), "unknown")
-        return {"version": torch.__version__, "provider": "torch", "device": self.provider, "dtype": found}
+        more = {inside.KEY: self.inside.to_json()} if self.inside else {}
+        return {"version": torch.__version__, "provider": "torch", "device": self.provider, "dtype": found, **more}
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -91,6 +101,39 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, tuple | list):
         for k, part in enumerate(value):
             yield from _tensors(part, f"{name}.{k}" if name else f"output_{k}")
+
+
+def _inside(module: Any, boundary: int) -> tuple[inside.Inside | None, Callable[..., Any] | None]:
+    """(what lies between two layer boundaries, a function that computes the tensors of it and those it reads).
+
+    Of the graph of `hidden_states`, whose one output is the stack of all boundaries; (None, None) of any other.
+    """
+    import torch
+
+    graph = module._c._get_method("hidden_states").graph.copy()
+    torch._C._jit_pass_inline(graph)
+    torch._C._jit_pass_lower_all_tuples(graph)
+    stack = next(iter(graph.outputs())).node()
+    if stack.kind() != "aten::stack":
+        return None, None
+    states = [value.debugName() for value in next(iter(stack.inputs())).node().inputs()]
+    owner, *fed = (value.debugName() for value in graph.inputs())
+    tensors = {v.debugName(): v for node in graph.nodes() for v in node.outputs() if str(v.type()) == "Tensor"}
+    nodes = [
+        inside.Node(
+            node.kind(), *(tuple(value.debugName() for value in ends) for ends in (node.inputs(), node.outputs()))
+        )
+        for node in graph.nodes()
+    ]
+    before = states[boundary - 1] if boundary else None
+    found = inside.between(nodes, fed, before, states[boundary], {owner}).only(tensors)
+    wanted = [tensors[name] for name in (*found.values.values(), *found.constants.values())]
+    given = graph.create("prim::TupleConstruct", wanted, 1)
+    given.output().setType(torch._C.TupleType([value.type() for value in wanted]))
+    graph.appendNode(given)
+    graph.eraseOutput(0)
+    graph.registerOutput(given.output())
+    return found, torch._C._create_function_from_graph("inside", graph)
 
 
 RUNTIME = TorchScript()
