@@ -292,15 +292,30 @@ def test_configurations_as_they_are_published_leave_no_doubt(tmp_path: Path, fam
 
 
 def test_what_deberta_v3_was_trained_with_is_left_aside(tmp_path: Path) -> None:
-    """Microsoft's files hold two heads of its own program, and positions that the model does not add."""
+    """Microsoft's files hold two heads of its own program, positions that the model does not add, and in
+    mdeberta-v3-base what was trained of the embeddings beside their sum."""
     folder = make("deberta-v2", tmp_path / "model", "token-classification")
-    rest = {"mask_predictions.dense.weight": (32, 32), "mask_predictions.LayerNorm.bias": (32,)}
-    rest |= {"mask_predictions.classifier.weight": (1, 32), "lm_predictions.lm_head.bias": (160,)}
-    rest |= {"lm_predictions.lm_head.dense.weight": (32, 32), "deberta.embeddings.position_embeddings.weight": (64, 32)}
-    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in rest.items()}))
+    lm, mask, embeddings = "lm_predictions.lm_head", "mask_predictions", "deberta.embeddings"
+    norms = {f"{head}.LayerNorm.{part}": (32,) for head in (lm, mask) for part in ("weight", "bias")}
+    dense = {f"{head}.dense.{part}": (32,) * n for head in (lm, mask) for n, part in ((2, "weight"), (1, "bias"))}
+    rest = {f"{lm}.bias": (160,), f"{mask}.classifier.weight": (1, 32), f"{mask}.classifier.bias": (1,)}
+    gdes = {f"{embeddings}.word_embeddings._weight": (160, 32)}
+    # transformers itself drops these
+    dropped = {f"{embeddings}.position_embeddings.{part}": (64, 32) for part in ("weight", "_weight")}
+    added = norms | dense | rest | gdes | dropped
+    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in added.items()}))
     assert complete(folder, "token-classification")
     unused = load(open_folder(folder), TASKS["token-classification"]).unused
-    assert {*unused, "deberta.embeddings.position_embeddings.weight"} == set(rest)  # transformers itself drops that one
+    assert {*unused, *dropped} == set(added)
     change(folder, lambda tensors: tensors.update({"mask_predictions.other": torch.ones(2)}))
+    assert not complete(folder, "token-classification")
+    assert not loads(folder, "token-classification")
+
+
+def test_the_embeddings_of_deberta_v3_are_their_sum(tmp_path: Path) -> None:
+    """A file with nothing but what was trained of them would be read with random ones by transformers."""
+    folder = make("deberta-v2", tmp_path / "model", "token-classification")
+    name = "deberta.embeddings.word_embeddings."
+    change(folder, lambda tensors: tensors.update({f"{name}_weight": tensors.pop(f"{name}weight")}))
     assert not complete(folder, "token-classification")
     assert not loads(folder, "token-classification")

@@ -85,7 +85,12 @@ def _deberta_v2(config: Config) -> Layout | None:
     )
 
 
-#: what Microsoft's own program trained DeBERTa-v3 with, and left in its files; no class of transformers builds it so
+#: what Microsoft's own program trained DeBERTa-v3 with, and left in its files; no class of transformers builds it so.
+#: The heads: DeBERTa/apps/models/{masked_language_model,replaced_token_detection_model}.py of
+#: github.com/microsoft/DeBERTa, as transformers lists them for deberta-base (huggingface/transformers#15216), -v3-base
+#: and -v3-small. `_weight`: DeBERTa/apps/tasks/rtd_task.py there, which trains with "gdes" what it adds to the
+#: generator's embeddings; `weight`, which transformers reads, is the sum. mdeberta-v3-base and -v3-xsmall hold both
+#: (HySonLab/ViDeBERTa#5 is about files that hold `_weight` alone: there the embeddings are missing, and refused).
 _PRETRAINED = (
     linear("lm_predictions.lm_head.dense")
     | norm("lm_predictions.lm_head.LayerNorm")
@@ -93,6 +98,8 @@ _PRETRAINED = (
     | linear("mask_predictions.dense")
     | norm("mask_predictions.LayerNorm")
     | linear("mask_predictions.classifier", "1")
+    | {"deberta.embeddings.word_embeddings._weight": "vocab_size hidden_size"}
+    | {"deberta.embeddings.position_embeddings._weight": "max_position_embeddings hidden_size"}
 )
 
 
