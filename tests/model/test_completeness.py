@@ -312,6 +312,19 @@ def test_what_deberta_v3_was_trained_with_is_left_aside(tmp_path: Path) -> None:
     assert not loads(folder, "token-classification")
 
 
+def test_what_deberta_was_trained_with_is_left_aside(tmp_path: Path) -> None:
+    """As microsoft/deberta-base holds it: huggingface/transformers#15216."""
+    folder = make("deberta", tmp_path / "model", "token-classification")
+    head = "lm_predictions.lm_head"
+    rest = {f"{head}.dense.weight": (32, 32), f"{head}.dense.bias": (32,), f"{head}.bias": (160,)}
+    rest |= {f"{head}.LayerNorm.weight": (32,), f"{head}.LayerNorm.bias": (32,)}
+    rest |= {"deberta.embeddings.position_embeddings.weight": (64, 32)}
+    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in rest.items()}))
+    assert load(open_folder(folder), TASKS["token-classification"]).unused == tuple(sorted(rest))
+    change(folder, lambda tensors: tensors.update({f"{head}.other": torch.ones(2)}))
+    assert not loads(folder, "token-classification")
+
+
 def test_the_embeddings_of_deberta_v3_are_their_sum(tmp_path: Path) -> None:
     """A file with nothing but what was trained of them would be read with random ones by transformers."""
     folder = make("deberta-v2", tmp_path / "model", "token-classification")

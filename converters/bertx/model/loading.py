@@ -20,7 +20,7 @@ from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.writer import write_safetensors
 from bertx.errors import InputRefused, escape
 from bertx.model.tasks import Task
-from bertx.model.variants import layout_of
+from bertx.model.variants import LEFT_ASIDE, layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -238,8 +238,9 @@ def _account(checkpoint: Checkpoint, config: Any, info: dict[str, Any], unneeded
             "the checkpoint is incomplete, or lacks this head",
         )
     unexpected = {name for name in info["unexpected_keys"] if not _BUFFERS.search(name)}
-    layout = layout_of(checkpoint.config.model_type, checkpoint.config.values) if unexpected else None
-    strangers = unexpected - set(layout.others if layout else ())
+    kind = checkpoint.config.model_type
+    layout = layout_of(kind, checkpoint.config.values) if unexpected else None
+    strangers = unexpected - set(layout.others if layout else LEFT_ASIDE.get(kind, ()))
     strangers -= _family_names(strangers, config) if strangers else set()
     if strangers:
         raise InputRefused(

@@ -91,16 +91,25 @@ def _deberta_v2(config: Config) -> Layout | None:
 #: and -v3-small. `_weight`: DeBERTa/apps/tasks/rtd_task.py there, which trains with "gdes" what it adds to the
 #: generator's embeddings; `weight`, which transformers reads, is the sum. mdeberta-v3-base and -v3-xsmall hold both
 #: (HySonLab/ViDeBERTa#5 is about files that hold `_weight` alone: there the embeddings are missing, and refused).
-_PRETRAINED = (
+_MASKED_WORDS = (
     linear("lm_predictions.lm_head.dense")
     | norm("lm_predictions.lm_head.LayerNorm")
     | {"lm_predictions.lm_head.bias": "vocab_size"}
+)
+_PRETRAINED = (
+    _MASKED_WORDS
     | linear("mask_predictions.dense")
     | norm("mask_predictions.LayerNorm")
     | linear("mask_predictions.classifier", "1")
     | {"deberta.embeddings.word_embeddings._weight": "vocab_size hidden_size"}
     | {"deberta.embeddings.position_embeddings._weight": "max_position_embeddings hidden_size"}
 )
+
+
+#: the same of families that have no layout here, names alone: microsoft/deberta-base holds these
+LEFT_ASIDE: Mapping[str, frozenset[str]] = {
+    "deberta": frozenset({*_MASKED_WORDS, "deberta.embeddings.position_embeddings.weight"})
+}
 
 
 def _relative_positions(config: Config) -> int | None:
