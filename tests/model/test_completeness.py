@@ -315,12 +315,17 @@ def test_what_deberta_v3_was_trained_with_is_left_aside(tmp_path: Path) -> None:
 def test_what_deberta_was_trained_with_is_left_aside(tmp_path: Path) -> None:
     """As microsoft/deberta-base holds it: huggingface/transformers#15216."""
     folder = make("deberta", tmp_path / "model", "token-classification")
-    head = "lm_predictions.lm_head"
+    head, positions = "lm_predictions.lm_head", "deberta.embeddings.position_embeddings.weight"
     rest = {f"{head}.dense.weight": (32, 32), f"{head}.dense.bias": (32,), f"{head}.bias": (160,)}
     rest |= {f"{head}.LayerNorm.weight": (32,), f"{head}.LayerNorm.bias": (32,)}
-    rest |= {"deberta.embeddings.position_embeddings.weight": (64, 32)}
-    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in rest.items()}))
-    assert load(open_folder(folder), TASKS["token-classification"]).unused == tuple(sorted(rest))
+    added = {**rest, positions: (64, 32)}
+    change(folder, lambda tensors: tensors.update({name: torch.ones(shape) for name, shape in added.items()}))
+    loaded = {
+        task: set(load(open_folder(folder), TASKS[task]).unused)
+        for task in ("token-classification", "feature-extraction")
+    }
+    assert loaded["token-classification"] == set(rest)  # transformers itself drops the positions
+    assert loaded["feature-extraction"] == {*added, "classifier.weight", "classifier.bias"}
     change(folder, lambda tensors: tensors.update({f"{head}.other": torch.ones(2)}))
     assert not loads(folder, "token-classification")
 
