@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,27 @@ def test_its_onnx_file_passes_and_one_with_another_weight_fails(
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, str(path))
     assert bertx.verify(path, str(tmp_path / family), options=options).report.verdict == "fail"
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_file_that_fixes_its_batch_is_judged_at_that_batch(
+    batch: int, options: VerifyOptions, tmp_path: Path
+) -> None:
+    source = make("vit", tmp_path / "vit")
+    made = bertx.export(str(source), ["onnx"], tmp_path / "out", verify=None)
+    model = onnx.load(str(made.folder / "onnx" / "model.onnx"))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, str(tmp_path / "right.onnx"))
+    norm = [node for node in model.graph.node if node.op_type == "LayerNormalization"][1]
+    next(each for each in norm.attribute if each.name == "epsilon").f = 1e-2
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    right = bertx.verify(tmp_path / "right.onnx", str(source), options=options).report
+    (result,) = right.results
+    assert (right.verdict, result.verdict, result.static) == ("incomplete", "pass", {"batch": batch})
+    assert all(case.count == 5 * batch for case in result.outputs[0].cases)
+    allowed = replace(options, allow_static=True)
+    assert bertx.verify(tmp_path / "right.onnx", str(source), options=allowed).report.verdict == "pass"
+    wrong = bertx.verify(tmp_path / "wrong.onnx", str(source), options=allowed).report
+    assert wrong.verdict == "fail"
+    assert wrong.results[0].first_bad_part is not None

@@ -70,6 +70,27 @@ def static(model: onnx.ModelProto) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 2
 
 
+def fixed(model: onnx.ModelProto) -> None:
+    """A batch that no recorded case has, declared."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 5
+
+
+def fixed_wrong(model: onnx.ModelProto) -> None:
+    """The same, and one element of one kernel."""
+    fixed(model)
+    weight(model)
+
+
+def first_row(model: onnx.ModelProto) -> None:
+    """The same, and the first image for all."""
+    fixed(model)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(5, np.int64), "first"))
+    for node in model.graph.node:
+        node.input[:] = ["a.first" if name == "a" else name for name in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("Gather", ["a", "first"], ["a.first"], axis=0))
+
+
 def rounded(model: onnx.ModelProto) -> None:
     """Weights that were float16 once."""
     for tensor in model.graph.initializer:
@@ -102,7 +123,17 @@ def reordered(model: onnx.ModelProto) -> None:
         values.extend(kept)
 
 
-WRONG: tuple[Change, ...] = (weight, swapped, padding, activation, outputs_swapped, rounded, half)
+WRONG: tuple[Change, ...] = (
+    weight,
+    swapped,
+    padding,
+    activation,
+    outputs_swapped,
+    rounded,
+    half,
+    fixed_wrong,
+    first_row,
+)
 RIGHT: tuple[Change, ...] = (renamed, reordered)
 
 
@@ -147,7 +178,7 @@ def like(made: Made, net: Net) -> Net:
 def found(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """{file: the verdict on it}, of all wrong and odd files together."""
     folder = tmp_path_factory.mktemp("wrong")
-    for change in (*WRONG, *RIGHT, static):
+    for change in (*WRONG, *RIGHT, static, fixed):
         model = onnx.load(str(made.folder / "onnx" / "model.onnx"))
         change(model)
         onnx.save(model, str(folder / f"{change.__name__}.onnx"))
@@ -178,6 +209,12 @@ def test_a_right_file_that_looks_odd_passes(name: str, found: dict[str, Result])
 
 def test_a_file_that_fixes_the_batch_is_not_said_to_pass(found: dict[str, Result]) -> None:
     assert found["static"].static == {"batch": 2}  # what a report says pass of only where --allow-static is given
+
+
+def test_a_file_that_fixes_a_batch_of_its_own_is_judged_by_the_recorded_rows(found: dict[str, Result]) -> None:
+    result = found["fixed"]
+    assert (result.verdict, result.static) == ("pass", {"batch": 5})
+    assert len(result.outputs[0].cases) > 10
 
 
 @pytest.mark.parametrize(

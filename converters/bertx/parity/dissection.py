@@ -18,8 +18,8 @@ from bertx.parity.part import Made, Part, first_bad_part
 from bertx.parity.report import Result
 from bertx.runtimes import inside, process
 
-#: how many cases are looked at, and how many tokens a case may have, since each value of the layer is kept
-_CASES, _TOKENS = 3, 1024
+#: how many cases are looked at, and how many numbers a boundary may have in one, since each value of the layer is kept
+_CASES, _NUMBERS = 3, 2**19
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _first_bad_tap(result: Result) -> Row | None:
 
 def _looked(tap: Row, probe: Probe) -> Part | None:
     boundary = int(tap.name.removeprefix(TAP))
-    cases = chosen(tap, probe.bench.cases)
+    cases = chosen(tap, probe.bench)
     if not cases:
         return None
     ran = probe.run(cases, {inside.KEY: str(boundary)})
@@ -90,12 +90,13 @@ def _looked(tap: Row, probe: Probe) -> Part | None:
     return first_bad_part(right, Made(nodes, end, arrays, constants, masks, probe.dtype, probe.bench.factor))
 
 
-def chosen(tap: Row, cases: Sequence[Case]) -> list[Case]:
+def chosen(tap: Row, bench: Bench) -> list[Case]:
     """The cases that are looked at: those of moderate size in which the tap is worst."""
-    bad = tap.bad_cases or [case.name for case in cases]
+    bad = tap.bad_cases or [case.name for case in bench.cases]
+    exact = bench.reference.exact.arrays
     able = [
         case
-        for case in cases
-        if case.name in bad and "empty" not in case.traits and next(iter(case.inputs.values())).size <= _TOKENS
+        for case in bench.cases
+        if case.name in bad and "empty" not in case.traits and exact[case.name][tap.name].size <= _NUMBERS
     ]
     return sorted(able, key=lambda case: -tap.case_max.get(case.name, 0.0))[:_CASES]

@@ -32,13 +32,14 @@ from bertx.parity.given import given
 from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
+from bertx.parity.rows import resized
 from bertx.parity.stations import Stations
 from bertx.parity.tokens import compare_tokens, text_folder
 from bertx.parity.unchanged import unchanged
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
 from bertx.runtimes.protocol import write_cases
-from bertx.signature import SEQUENCE, Signature, TensorSpec
+from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
 from bertx.tokenizer import open_tokenizer
 
 
@@ -132,14 +133,15 @@ class Stock(Origin):
 
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
         if self.pictures:
-            return "the file fixes its batch, and cases have several" if asked.static else None
+            return None
         length, most = dict(asked.static).get(SEQUENCE, 1), self._facts(sys.maxsize).longest
         return f"the file takes {length} tokens and no other number, the model {most}" if length > most else None
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
         static = dict(asked.static)
         if self.pictures:
-            return self._pictures(options)
+            made = self._pictures(options)
+            return resized(made, self.inputs, static[BATCH]) if BATCH in static else made
         if isinstance(options.cases, Path):
             made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE, sys.maxsize)))
         else:
@@ -173,7 +175,7 @@ class Stock(Origin):
         if not asked.static:
             return self._answers(asked.dtype, cases, device, limits, cache)
         # Where all cases have one size, a case of another tells which axes of an output move.
-        other = _of_another_size(cases[0], self._facts(sys.maxsize).longest)
+        other = _of_another_size(cases[0], None if self.pictures else self._facts(sys.maxsize).longest)
         answers = self._answers(asked.dtype, [*cases, other], device, limits, cache)
         bench = Bench((*cases, other), answers, self.signature(cases), self.task, 1.0, limits, (), ())
         kept = {case.name for case in cases}
@@ -244,15 +246,17 @@ class Stock(Origin):
         return replace(subject, path=path)
 
 
-def _of_another_size(case: Case, longest: int) -> Case:
-    """A case with one row more, and one token less where that is possible."""
+def _of_another_size(case: Case, longest: int | None) -> Case:
+    """A case with one row more, and one token less where that is possible; pictures keep their size."""
     import numpy as np
 
-    def resized(array: Any) -> Any:
+    def changed(array: Any) -> Any:
         rows = np.concatenate([array, array[:1]])
+        if longest is None:
+            return rows
         return rows[:, :-1] if array.shape[1] > 1 else np.repeat(rows, min(2, longest), axis=1)
 
-    made = {name: np.ascontiguousarray(resized(array)) for name, array in case.inputs.items()}
+    made = {name: np.ascontiguousarray(changed(array)) for name, array in case.inputs.items()}
     if "attention_mask" in made:
         made["attention_mask"] = np.ones_like(made["attention_mask"])
     return Case("of-another-size", made)

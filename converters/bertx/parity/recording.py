@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.errors import InputRefused, escape
 from bertx.parity.cases import Case
-from bertx.parity.compare import Noise
+from bertx.parity.compare import MAX_LIMIT, Noise
 from bertx.parity.golden import CASES, EXPECTED
 from bertx.parity.judge import TAP, Subject
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin
 from bertx.parity.reference import Reference
+from bertx.parity.rows import Regrouped, independent, regrouped, row_axis
 from bertx.runtimes import process
 from bertx.runtimes.protocol import Tensors, read_tensors
 from bertx.signature import Signature, TensorSpec
@@ -60,6 +61,9 @@ class Recording(Origin):
         noise = _noise(answers, named, self.pooled)
         self.facts = _json(answers, "facts") if "facts" in answers.metadata else {}
         self.answers = Reference(answers, answers, {**self.facts, "noise": self.facts.get("noise")}, noise)
+        self.rows = row_axis(self.inputs)
+        room = {name: 2 * MAX_LIMIT * each.max for name, each in self.pooled.items()}
+        self.independent = self.rows is not None and independent(answers.arrays, self.specs, self.rows, room)
 
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
         if subject.format == "safetensors" and not (subject.path.parent / "config.json").is_file():
@@ -72,9 +76,25 @@ class Recording(Origin):
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
         """The recorded cases that fit: of the sizes that are fixed, and saying nothing by what is not taken."""
+        held = {case.name: case.inputs for case in self.recorded}
+        specs = {spec.name: spec for spec in self.inputs}
+        return tuple(
+            Case(each.name, each.of({n: held[each.case][n] for n in asked.inputs}, specs, self.rows or ""))
+            for each in self._batches(asked)
+        )
+
+    def _batches(self, asked: Asked) -> list[Regrouped]:
+        """The recorded batches that fit; in the size that is fixed where rows are known to be independent."""
         sizes = dict(asked.static)
-        fitting = [case for case in self.recorded if self._fits(case, asked.inputs, sizes)]
-        return tuple(replace(case, inputs={n: case.inputs[n] for n in asked.inputs}) for case in fitting)
+        fixed = sizes.pop(self.rows, None) if self.rows and self.independent else None
+        fitting = {c.name: self._count(c) for c in self.recorded if self._fits(c, asked.inputs, sizes)}
+        if fixed is None:
+            return [Regrouped(name, name, tuple(range(count))) for name, count in fitting.items()]
+        return list(regrouped(fitting, fixed))
+
+    def _count(self, case: Case) -> int:
+        named = (spec.name for spec in self.inputs if spec.shape[:1] == (self.rows,))
+        return next((len(case.inputs[name]) for name in named), 1)
 
     def _fits(self, case: Case, taken: Sequence[str], sizes: Mapping[str, int]) -> bool:
         for spec in self.inputs:
@@ -88,9 +108,12 @@ class Recording(Origin):
     def reference(
         self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
     ) -> Reference:
-        kept = {case.name: self.answers.exact.arrays[case.name] for case in cases}
+        specs = {spec.name: spec for spec in self.specs}
+        batches, held, noise = self._batches(asked), self.answers.exact.arrays, self.answers.noise or {}
+        kept = {each.name: each.of(held[each.case], specs, self.rows or "") for each in batches}
         exact = replace(self.answers.exact, arrays=kept)
-        return replace(self.answers, exact=exact, rounded=exact)
+        known = {each.name: noise[each.case] for each in batches}
+        return replace(self.answers, exact=exact, rounded=exact, noise=known)
 
     def told(self) -> dict[str, Any]:
         named = str(self.facts.get("checkpoint") or self.folder)

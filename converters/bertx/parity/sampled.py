@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.parity.cases import SETS, Case
+from bertx.parity.rows import row_axis
 from bertx.signature import TensorSpec, sizes
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ class Known:
     @property
     def rows(self) -> str | None:
         """The symbol of the first axis, where all inputs that have it have it first: the batch."""
-        first = next((spec.shape[0] for spec in self.inputs if spec.shape and isinstance(spec.shape[0], str)), None)
-        elsewhere = any(first in spec.shape[1:] for spec in self.inputs)
-        return None if first is None or elsewhere else str(first)
+        return row_axis(self.inputs)
 
     def check(self) -> None:
         """Raises UsageError for ranges that no input has or that are none."""
