@@ -13,6 +13,7 @@ import pytest
 from bertx import api
 from bertx.cli.page import bar, page
 from bertx.parity.options import VerifyOptions
+from bertx.parity.part import Part
 from bertx.parity.report import Report
 from parity.drawn import draw, record
 from program import Ran
@@ -64,6 +65,23 @@ def test_the_page_says_what_the_report_says(reports: tuple[Report, Report]) -> N
     assert f"{row.rms_ratio:.3g}"[:4] in wrong.text
 
 
+def test_the_page_lists_the_outputs_that_nothing_was_compared_with(reports: tuple[Report, Report]) -> None:
+    (result,) = reports[0].results
+    extra = replace(result, unjudged=("attention.0", "more"))
+    assert "nothing was compared with attention.0 , more" in Page(page(replace(reports[0], results=(extra,)))).text
+    assert "nothing was compared with" not in Page(page(reports[0])).text
+
+
+def test_the_page_names_the_part_of_the_layer(reports: tuple[Report, Report]) -> None:
+    (result,) = reports[1].results
+    part = Part("attention.self.query", result.outputs[0], ())
+    told = replace(result, first_bad_layer="encoder.layer.3", first_bad_part=part)
+    assert (
+        "first wrong at encoder.layer.3 , in attention.self.query"
+        in Page(page(replace(reports[1], results=(told,)))).text
+    )
+
+
 def test_the_page_stands_alone_and_runs_nothing(reports: tuple[Report, Report]) -> None:
     found = Page(page(reports[1]))
     assert not {"script", "link", "img", "iframe", "form"} & set(found.tags)
@@ -76,7 +94,9 @@ def test_nothing_from_outside_is_markup(reports: tuple[Report, Report]) -> None:
     evil = '"><script>alert(1)</script><b onclick=x>'
     (result,) = reports[1].results
     rows = tuple(replace(row, name=evil) for row in result.outputs)
-    changed = replace(result, artifact=evil, cause=evil, provider=evil, outputs=rows, inputs={evil: evil})
+    changed = replace(
+        result, artifact=evil, cause=evil, provider=evil, outputs=rows, inputs={evil: evil}, unjudged=(evil,)
+    )
     report = replace(reports[1], results=(changed,), reference={**reports[1].reference, "checkpoint": evil})
     plain, made = Page(page(reports[1])), Page(page(report))
     assert set(made.tags) <= {*plain.tags, "code"}
