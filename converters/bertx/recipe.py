@@ -64,7 +64,7 @@ _ARTIFACT = {
 _WEIGHTS = frozenset({"rename", "max_shard_size", "init_head", "num_labels", "seed"})
 _GRAPH = frozenset({"opset", "external_data"})
 _OTHERS = {"safetensors": _GRAPH | {"output_name"}, "torchscript": _GRAPH | _WEIGHTS, "onnx": _WEIGHTS}
-_RUNNER = {"name": str, "command": str, "formats": list}
+_RUNNER = {"name": str, "command": str, "formats": list, "texts": bool}
 
 
 @dataclass(frozen=True)
@@ -234,4 +234,6 @@ def _runner(table: Any, where: str) -> Foreign:
     if not reads <= known:
         _refuse(where, f"runner.formats must be of {', '.join(sorted(known))}")
     made = foreign(table["command"], reads)
-    return replace(made, name=table.get("name", made.name), reads=reads)
+    return replace(
+        made, name=table.get("name", made.name), reads=reads, takes_texts=table.get("texts", made.takes_texts)
+    )

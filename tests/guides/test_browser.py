@@ -27,6 +27,7 @@ TEXTS = [
     "I forgot my login and cannot get in.",
     "The bakery opens at seven.",
     "Wie setze ich mein Paßwort zurück? Über das Menü!",
+    "ΟΔΥΣΣΕΥΣ",  # of the last letter JavaScript makes another one than Python
     "Never mind, I found the reset link in the mail. " * 60,  # beyond the 256 tokens that count
 ]
 

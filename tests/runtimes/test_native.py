@@ -49,19 +49,6 @@ def ready() -> list[Native]:
 
 
 @pytest.fixture(scope="session")
-def built(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The tests' environment, with the native runtimes of the user's cache."""
-    cache = tmp_path_factory.mktemp("native") / "bertx"
-    cache.mkdir()
-    tests = Path(environment["BERTX_CACHE"])
-    for name in ("torchscript", "references"):
-        (tests / name).mkdir(parents=True, exist_ok=True)
-        (cache / name).symlink_to(tests / name)
-    (cache / "native").symlink_to(cache_folder() / "native")
-    return {"BERTX_CACHE": str(cache)}
-
-
-@pytest.fixture(scope="session")
 def results(bertx: Callable[..., Ran], minilm_bundle: Path, built: dict[str, str]) -> Mapping[str, Any]:
     """What `bertx verify` finds of all-MiniLM-L6-v2 in every native runtime that is built, by runtime."""
     return _verified(bertx("verify", minilm_bundle, "--json", *_named(), **built))
@@ -136,6 +123,14 @@ def test_a_real_model_passes(native: Native, results: Mapping[str, Any]) -> None
     assert (result["verdict"], result["reason"], result["cause"]) == ("pass", None, None)
     for row in (*result["outputs"], *result["taps"]):
         assert row["rms_ratio"] is None or row["rms_ratio"] <= 3
+
+
+def test_a_runner_that_takes_texts_is_judged_from_the_text_on(native: Native, results: Mapping[str, Any]) -> None:
+    rows = {row["name"]: row for row in results[native.name]["outputs"]}
+    assert ("texts" in rows) == native.takes_texts
+    if native.takes_texts:
+        assert rows["texts"]["compared"] > 500
+        assert rows["texts.sentence_embedding"]["compared"] > 384 * 50
 
 
 def test_a_runner_tells_what_computed_and_how_long_it_took(native: Native, timed: Mapping[str, Any]) -> None:

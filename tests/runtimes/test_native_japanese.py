@@ -6,6 +6,7 @@ tests/tokenizer/test_mecab.py holds Python's half against transformers on the sa
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,13 +26,17 @@ from bertx.runtimes.protocol import read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec
 from bertx.tokenizer import contract_in, mecab, open_tokenizer, text_of
 from bertx.tokenizer.settings import CONTRACT, GOLDEN, TOKENIZER, read
+from cli.documents import checked
 from japanese import FromHub
-from program import ready_or_skip
+from program import Ran, ready_or_skip
 from tokenizer.folders import japanese_folder
 from tokenizer.lines import lines
 
 #: programs in Rust share what makes ids of texts: one of them, on a file that gives its ids back
-RUST = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native) and each.language == "rust"]
+TEXTS = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native) and each.takes_texts]
+RUST = [each for each in TEXTS if each.language == "rust"]
+#: a runner that is given another tokenizer.json, and the contract beside it, than the bundle's
+RETOLD = Path(__file__).with_name("retold_runner.py")
 LOWER = {"do_lower_case": True, "never_split": ["XYZ"]}
 CHARACTERS = {"subword_tokenizer_type": "character"}
 LONGEST = 512
@@ -76,10 +81,17 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def chosen() -> Native:
+    """The first program in Rust that reads ONNX and is built; skips the test where there is none."""
+    reading = [each for each in RUST if "onnx" in each.reads]
+    found: Native = ready_or_skip(next((each for each in reading if not each.missing()), reading[0]))
+    return found
+
+
 @pytest.fixture
 def ask(identity: Path, tmp_path: Path) -> Callable[..., Ended]:
     """(folder of a bundle, texts, other places) -> the ids that a runner in Rust makes of the texts."""
-    runtime = ready_or_skip(next((each for each in RUST if "onnx" in each.reads and not each.missing()), RUST[0]))
+    runtime = chosen()
 
     def run(folder: Path, texts: Sequence[str], **places: Path | None) -> Ended:
         contract = mecab.read_contract(folder) if not places else None
@@ -145,6 +157,76 @@ def test_the_golden_tokens_of_a_bundle_are_given(from_hub: FromHub, ask: Callabl
     golden = [each for each in map(json.loads, written) if "pair" not in each]
     assert len(golden) > 40
     assert ask(from_hub.bundle, [each["text"] for each in golden]).ids == [each["ids"] for each in golden]
+
+
+#: what is changed in a contract
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "lower-cased": {"lower_case": True},
+    "not-normalised": {"normalization": None},
+    "special-tokens-split": {"special_tokens": ["[UNK]"]},
+}
+
+
+@pytest.fixture(scope="module")
+def verified(
+    from_hub: FromHub, bertx: Callable[..., Ran], built: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Of a Japanese file: the results of all that take texts, by name, and in Rust with other contracts, by change."""
+    runtime = chosen()
+    artifact = from_hub.bundle / "onnx" / "model.onnx"
+    ready = [each.name for each in TEXTS if "onnx" in each.reads and not each.missing()]
+    words = [word for name in ready for word in ("--runtime", name)]
+    for change, values in CONTRACTS.items():
+        folder = tmp_path_factory.mktemp("contract") / change
+        folder.mkdir()
+        shutil.copyfile(from_hub.bundle / TOKENIZER, folder / TOKENIZER)
+        contract = json.loads((from_hub.bundle / CONTRACT).read_text("utf-8"))
+        (folder / CONTRACT).write_text(json.dumps({**contract, **values}), "utf-8")
+        command = [sys.executable, str(RETOLD), str(folder / TOKENIZER), *runtime.program(runtime.product)]
+        words += ["--runner", f"onnx,texts={shlex.join(command)}"]
+    ran = bertx("verify", artifact, *words, "--offline", "--json", **from_hub.environment, **built)
+    results = checked(ran.json)["results"]
+    return dict(zip([*ready, *CONTRACTS], results, strict=True))
+
+
+@pytest.mark.parametrize("runtime", [each for each in TEXTS if "onnx" in each.reads], ids=lambda each: each.name)
+def test_japanese_texts_are_judged_where_mecab_is_and_nowhere_else_in_silence(
+    runtime: Native, verified: dict[str, Any]
+) -> None:
+    ready_or_skip(runtime)
+    result = verified[runtime.name]
+    assert (result["verdict"], result["cause"]) == ("pass", None)
+    rows = {row["name"]: row for row in result["outputs"]}
+    if runtime.takes_japanese:
+        assert result["unjudged"] == []
+        assert rows["texts"]["compared"] > 500
+        assert rows["texts.last_hidden_state"]["rms_ratio"] <= 3
+    else:
+        why = f"{runtime.name} does not do the MeCab contract that tokenizer.json is made for"
+        assert result["unjudged"] == [f"texts ({why})"]
+        assert [name for name in rows if name.startswith("texts")] == []
+
+
+@pytest.mark.parametrize("change", CONTRACTS)
+def test_another_contract_than_the_bundles_fails(change: str, verified: dict[str, Any]) -> None:
+    result = verified[change]
+    assert result["verdict"] == "fail"
+    assert result["cause"].startswith("texts: the runner's tokenizer reads a text otherwise: “")
+    assert [row["name"] for row in result["outputs"] if row["problem"]] == ["texts"]
+
+
+def test_a_contract_that_was_changed_fails_though_the_runner_obeys_it(
+    from_hub: FromHub, bertx: Callable[..., Ran], built: dict[str, str], tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(from_hub.bundle, changed)
+    contract = json.loads((changed / CONTRACT).read_text("utf-8"))
+    (changed / CONTRACT).write_text(json.dumps({**contract, **CONTRACTS["lower-cased"]}), "utf-8")
+    artifact = changed / "onnx" / "model.onnx"
+    ran = bertx("verify", artifact, "--runtime", chosen().name, "--offline", "--json", **from_hub.environment, **built)
+    (result,) = ran.json["results"]
+    assert (ran.code, result["verdict"]) == (1, "fail")
+    assert result["cause"].startswith("tokenizer: “")
 
 
 def test_rust_normalises_and_lowers_every_character_as_python_does(ask: Callable[..., Ended], tmp_path: Path) -> None:

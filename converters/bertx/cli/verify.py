@@ -31,7 +31,7 @@ from bertx.runtimes import foreign
     "--runner",
     "runners",
     multiple=True,
-    help='Your own program: "PROGRAM" or "onnx=PROGRAM"; see docs/runners.md.',
+    help='Your own program: "PROGRAM", "onnx=PROGRAM", "onnx,texts=PROGRAM"; see docs/runners.md.',
 )
 @cases_option
 @text_option

@@ -18,7 +18,7 @@ from bertx.parity.compare import Row, compare, failed, judged_positions, pool
 from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
 from bertx.parity.report import Result
-from bertx.runtimes import Foreign, Job, Runtime, process
+from bertx.runtimes import Foreign, Job, Reading, Runtime, process
 from bertx.runtimes.device import instructions
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec, sizes, symbolic
@@ -110,13 +110,15 @@ def run_artifact(
     task: str,
     limits: process.Limits,
     more: Mapping[str, str] | None = None,
+    reading: Reading | None = None,
 ) -> Run:
-    """Runs an artifact in a runner process; `more` is metadata for its cases.
+    """Runs an artifact in a runner process; `more` is metadata for its cases, `reading` what makes ids of texts.
 
     Raises LocalProblem where the device was not really used.
     """
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
-        job = Job(subject.path, Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors", device)
+        files = (Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors")
+        job = Job(subject.path, *files, device, reading)
         outputs = subject.signature.outputs if subject.signature else ()
         named = outputs or tuple(TensorSpec(name, subject.dtype, ()) for name in subject.outputs)
         signature = Signature(inputs.inputs, named)

@@ -25,7 +25,7 @@ from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_specs
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
-from bertx.parity import sampled, stations
+from bertx.parity import sampled, stations, texts
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.given import given
@@ -34,13 +34,14 @@ from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
 from bertx.parity.rows import resized
 from bertx.parity.stations import Stations
+from bertx.parity.texts import Spoken
 from bertx.parity.tokens import compare_tokens, text_folder
 from bertx.parity.unchanged import unchanged
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
-from bertx.tokenizer import open_tokenizer
+from bertx.tokenizer import open_tokenizer, settings
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class Origin(ABC):
     def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
         """What can be compared without running the artifact, as rows of the report."""
         return ()
+
+    def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
+        """Texts for runners that make the ids themselves, None where there is no tokenizer to compare with."""
+        return None
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         """The row of the tokenizer in the folder of some artifacts, None where there is nothing to compare."""
@@ -220,6 +225,12 @@ class Stock(Origin):
             compare_labels(subject, self.checkpoint, self.kind, factor),
         )
         return tuple(row for row in rows if row is not None)
+
+    def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
+        tokenizer = open_tokenizer(self.texts)
+        if tokenizer is None:
+            return None
+        return texts.spoken(tokenizer, settings.read(self.texts), options.texts, asked.inputs, self._facts(sys.maxsize))
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         return compare_tokens(home, self.checkpoint, options.texts, limits, options.cache)

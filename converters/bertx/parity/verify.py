@@ -25,7 +25,8 @@ from bertx.parity.options import VerifyOptions, check_options
 from bertx.parity.origin import Asked, Origin, Stock
 from bertx.parity.reference import Reference
 from bertx.parity.report import NOT_READY, Report, Result
-from bertx.runtimes import Foreign, Runtime, process, registry, runtime_named, trust
+from bertx.parity.texts import Spoken, only, reading, unheard, with_texts
+from bertx.runtimes import Foreign, Reading, Runtime, process, registry, runtime_named, trust
 from bertx.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,15 +62,20 @@ def verify_subjects(
         jobs = [each for each in plan if isinstance(each, _Job)]
         spared = _spared(jobs, origin)
         questions = {asked: origin.cases(asked, options) for asked in dict.fromkeys(job.asked for job in jobs)}
+        heard = dict.fromkeys(job.asked for job in jobs if isinstance(job.reading, Reading))
+        spoken = {asked: said for asked in heard if (said := origin.spoken(asked, options))}
         workers = _workers(origin)
         progress(f"the reference and {len(jobs) - len(spared)} runners, at most {workers} at a time")
         with stoppable(options.limits(), workers) as (pool, limits):
             answers = {
-                asked: pool.submit(origin.reference, asked, cases, where, limits, options.cache)
+                asked: pool.submit(origin.reference, asked, (*cases, *said), where, limits, options.cache)
                 for asked, cases in questions.items()
+                for said in [spoken[asked].cases if asked in spoken else ()]
             }
             runs = {
-                job: pool.submit(_run, job, questions[job.asked], origin, where, limits)
+                job: pool.submit(
+                    _run_with_texts, job, questions[job.asked], spoken.get(job.asked), origin, where, limits
+                )
                 for job in jobs
                 if job not in spared
             }
@@ -81,9 +87,11 @@ def verify_subjects(
                 subject: pool.submit(origin.beside, subject, options.limit)
                 for subject in dict.fromkeys(job.subject for job in jobs)
             }
-            benches = {}
+            benches, texts_of = {}, {}
             for asked, future in answers.items():
                 benches[asked] = _bench(origin, questions[asked], future.result(), options)
+                if asked in spoken:
+                    benches[asked], texts_of[asked] = _divided(benches[asked], spoken[asked])
                 progress(f"the reference in {asked.dtype} is there")
             results = []
             for each in plan:
@@ -96,6 +104,7 @@ def verify_subjects(
                     ran = runs[each].result()
                     progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
+                    found = _with_texts(found, ran, each, spoken.get(each.asked), texts_of.get(each.asked))
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
                     results.append(each)
@@ -111,13 +120,14 @@ def verify_subjects(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One artifact that is run in one runtime; `by_name` where the user named it."""
+    """One artifact that is run in one runtime; `by_name` where the user named it, `reading` as `texts.reading` says."""
 
     subject: Subject
     runtime: Runtime | Foreign
     by_name: bool
     binding: Binding
     asked: Asked
+    reading: Reading | str | None
 
 
 def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) -> list[_Job | Result]:
@@ -137,7 +147,8 @@ def _plan(subject: Subject, origin: Origin, where: str, options: VerifyOptions) 
         if why is None:
             why, counts = binding.problem or origin.obstacle(subject, asked_for, options), True
         if why is None:
-            found.append(_Job(subject, runtime, by_name, binding, asked_for))
+            read = reading(subject, runtime, fed, binding.static)
+            found.append(_Job(subject, runtime, by_name, binding, asked_for, read))
         else:
             found.append(_not_run(subject, runtime.name, why, counts))
     return found
@@ -200,11 +211,40 @@ def _run(
     where: str,
     limits: process.Limits,
     more: Mapping[str, str] | None = None,
+    reading: Reading | None = None,
 ) -> Run:
     """Runs an artifact on the cases, its inputs by its own names in its own order."""
     specs = job.binding.fed(job.subject.signature, origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
-    return run_artifact(job.subject, job.runtime, where, fed, Signature(specs, ()), origin.task, limits, more)
+    signature = Signature(specs, ())
+    return run_artifact(job.subject, job.runtime, where, fed, signature, origin.task, limits, more, reading)
+
+
+def _run_with_texts(
+    job: _Job, cases: Sequence[Case], said: Spoken | None, origin: Origin, where: str, limits: process.Limits
+) -> Run:
+    """Runs an artifact on the cases, and on texts where its runtime takes them."""
+    if said is None or not isinstance(job.reading, Reading):
+        return _run(job, cases, origin, where, limits)
+    return _run(job, [*cases, *said.blank], origin, where, limits, said.metadata, job.reading)
+
+
+def _with_texts(result: Result, ran: Run, job: _Job, said: Spoken | None, bench: Bench | None) -> Result:
+    """A result with what its runner made of texts, or with why it was given none."""
+    if job.reading is None or ran.made is None or result.verdict == "not-run":
+        return result
+    if isinstance(job.reading, str):
+        return unheard(result, job.reading)
+    if said is None or bench is None:
+        return unheard(result, "there is no tokenizer to compare with")
+    return with_texts(result, ran.made, job.subject, replace(bench, allowance=job.runtime.allowance), said)
+
+
+def _divided(bench: Bench, said: Spoken) -> tuple[Bench, Bench]:
+    """A bench without the cases of texts, and one of these alone, whose few shapes do not tell what moves."""
+    own = replace(bench, reference=only(bench.reference, bench.cases))
+    known = replace(only(bench.reference, said.cases), outputs=tuple(own.specs.values()))
+    return own, replace(bench, cases=said.cases, reference=known)
 
 
 def _timed(

@@ -20,6 +20,9 @@ from typing import ClassVar
 
 from bertx.errors import UsageError, escape
 
+#: what stands beside the formats of somebody's runner that takes texts
+TEXTS = "texts"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -68,6 +71,9 @@ class Runtime(ABC):
     allowance: ClassVar[float] = 1.0
     #: whether its program gives what an artifact computes between two layer boundaries, where it is asked to
     looks_inside: ClassVar[bool] = False
+    #: whether its program makes ids of texts, as docs/runners.md says, and of Japanese ones, by a MeCab contract
+    takes_texts: ClassVar[bool] = False
+    takes_japanese: ClassVar[bool] = False
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -92,7 +98,10 @@ class Runtime(ABC):
 
 @dataclass(frozen=True)
 class Foreign:
-    """Anybody's program as a runtime: `--runner "PROGRAM"`, `--runner "onnx=PROGRAM"`, or [[runner]] in a recipe."""
+    """Anybody's program as a runtime: `--runner "PROGRAM"`, `--runner "onnx=PROGRAM"`, or [[runner]] in a recipe.
+
+    `--runner "onnx,texts=PROGRAM"` is one that takes texts.
+    """
 
     name: str
     program: tuple[str, ...]
@@ -102,6 +111,11 @@ class Foreign:
     takes: frozenset[str] | None = None
     gives: frozenset[str] | None = None
     allowance: float = 1.0
+    takes_texts: bool = False
+
+    @property
+    def takes_japanese(self) -> bool:
+        return self.takes_texts
 
     def missing(self) -> str | None:
         return None
@@ -114,16 +128,19 @@ class Foreign:
 
 
 def foreign(text: str, formats: frozenset[str]) -> Foreign:
-    """A runner from its command line, which may begin with `<format>=` to say what it reads. Raises UsageError."""
+    """A runner from its command line, which may begin with what it reads and whether it takes texts: `onnx=`,
+    `onnx,texts=`. Raises UsageError."""
     head, separator, tail = text.partition("=")
-    chosen, line = (frozenset({head}), tail) if separator and head in formats else (formats, text)
+    words = frozenset(head.split(","))
+    stated = bool(separator) and words <= formats | {TEXTS}
+    chosen, line = (words & formats or formats, tail) if stated else (formats, text)
     try:
         program = tuple(shlex.split(line))
     except ValueError as error:
         raise UsageError("E_USAGE", f"--runner {escape(text)}: {escape(error)}", "quote it as for a shell") from error
     if not program:
         raise UsageError("E_USAGE", "--runner names no program", 'write --runner "PROGRAM ARGUMENTS"')
-    return Foreign(Path(program[0]).name, program, chosen)
+    return Foreign(Path(program[0]).name, program, chosen, takes_texts=stated and TEXTS in words)
 
 
 @cache

@@ -82,8 +82,6 @@ class Native(Runtime):
     #: float16 and bfloat16 are for those that say so
     not_on_cpu = frozenset({"float16", "bfloat16"})
     devices = frozenset({"cpu"})
-    #: whether it takes texts: `--tokenizer tokenizer.json`, as docs/runners.md says
-    takes_texts: ClassVar[bool] = False
 
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache or Path.home() / ".cache" / "bertx"

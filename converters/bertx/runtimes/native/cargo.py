@@ -17,8 +17,9 @@ class Cargo(Native):
     toolchain = (Tool("cargo", "Rust 1.88 or newer (rustup, or apt install cargo)"), Tool("cc", "a C compiler"))
     takes = frozenset({"int64", "int32", "float32"})
     gives = frozenset({"float32"})
-    #: whether it takes texts, with `--tokenizer tokenizer.json`: the shared crate does it for all of them
+    #: the shared crate makes ids of texts for all of them
     takes_texts = True
+    takes_japanese = True
     #: the version of PyTorch that it is made for, where it is linked with PyTorch's libraries
     torch: ClassVar[str | None] = None
 

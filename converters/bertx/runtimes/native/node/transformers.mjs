@@ -34,10 +34,18 @@ async function encoder(tokenizer, longest) {
   }
   env.localModelPath = path.dirname(folder);
   const encode = await AutoTokenizer.from_pretrained(path.basename(folder), { local_files_only: true });
+  const spell = speller(JSON.parse(fs.readFileSync(tokenizer, "utf8")).normalizer);
   return (texts) => {
-    const encoded = Object.entries(encode(texts, { padding: false, truncation: false, return_tensor: false }));
+    const encoded = Object.entries(encode(texts.map(spell), { padding: false, truncation: false, return_tensor: false }));
     return Object.fromEntries(encoded.map(([name, rows]) => [name, batch(rows, longest, name === "input_ids" ? encode.pad_token_id : 0)]));
   };
+}
+
+// What a text goes through before transformers.js lower-cases it: of Σ at the end of a word JavaScript makes ς, tokenizers
+// in Rust and Python σ.
+function speller(normalizer) {
+  const lowers = /"lowercase":true|"type":"Lowercase"/.test(JSON.stringify(normalizer));
+  return lowers ? (text) => text.replaceAll("Σ", "σ") : (text) => text;
 }
 
 // Rows of numbers, cut and padded on the right, as a tensor. (The tokenizer's own truncation drops the last special token.)
