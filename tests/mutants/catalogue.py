@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from mutants import answered, changed, computed, fed, odd, remembered, reported, weighed
-from mutants.graph import edit
+from mutants.graph import Array, edit
 from mutants.stands import PLANS
 from mutants.trial import Mutant
 
@@ -51,6 +52,8 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     for fault, makers in changed.WRAPPED.items():
         for name, make in makers.items():
             yield Mutant(name, fault, stand, "torchscript", make)
+    swapped = edit(partial(odd.table_in_halves, alter=_rare_words_swapped))
+    yield Mutant("rare-words-swapped-in-halves", "one row", stand, "onnx", swapped, full=True)
     if stand in _THREE_INPUTS:
         for fault, makers in remembered.FAULTS.items():
             for name, make in makers.items():
@@ -64,6 +67,13 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     if stand in ("bert-sentences", "bert-pooled"):
         yield Mutant("pooled-over-padding", "pooling", stand, "onnx", changed.pooled_over_padding("onnx"))
         yield Mutant("pooled-cls", "pooling", stand, "onnx", changed.pooled("onnx", ("cls",)))
+
+
+def _rare_words_swapped(table: Array) -> Array:
+    """Two rows that no case of `quick` reads where the vocabulary is large."""
+    swapped = table.copy()
+    swapped[[-27, -31]] = table[[-31, -27]]
+    return swapped
 
 
 def _right(stand: str) -> Iterator[Mutant]:

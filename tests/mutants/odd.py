@@ -14,7 +14,7 @@ import torch
 import bertx.model.loading as loading
 from bertx.formats import ExportOptions
 from mutants.computed import Change, taps_forgotten
-from mutants.graph import Graph
+from mutants.graph import Array, Graph
 from mutants.stands import Stand
 from mutants.trial import Inapplicable
 
@@ -71,6 +71,15 @@ def weights_turned(g: Graph) -> None:
         if node.input[1] in names and g.array(node.input[1]).ndim == 2:
             turned = g.constant(g.array(node.input[1]).T.copy())
             node.input[1] = g.add("Transpose", turned, perm=[1, 0])
+
+
+def table_in_halves(g: Graph, alter: Callable[[Array], Array] = lambda table: table) -> None:
+    """The word embeddings kept in two parts, which are put together when the program runs."""
+    node = next((n for n in g.of("Gather") if n.input[1] == "input_ids" and n.input[0] in g.arrays()), None)
+    if node is None:
+        raise Inapplicable("ids look nothing up")
+    one, other = np.array_split(alter(g.array(node.input[0])), 2)
+    node.input[0] = g.add("Concat", g.constant(one), g.constant(other), axis=0)
 
 
 def constants_duplicated(g: Graph) -> None:
@@ -178,6 +187,7 @@ EDITED: Mapping[str, Change] = {
     "constants-as-nodes": constants_as_nodes,
     "identities": identities,
     "weights-turned": weights_turned,
+    "table-in-halves": table_in_halves,
     "constants-duplicated": constants_duplicated,
     "taps-as-outputs": taps_as_outputs,
     "foreign-output": foreign_output,

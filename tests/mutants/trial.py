@@ -190,8 +190,11 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
     with made(mutant, stand) as path:
         subject = stand.subject(mutant.format, path)
         ran = run(subject, stand.broad)
-        weights = compare_weights(subject, stand.checkpoint.weights, 1.0)
-        result = verdict(subject, ran, stand.full if mutant.full and weights is None else stand.quick)
+        weighed = compare_weights(subject, stand.checkpoint.weights, 1.0)
+        weights = weighed.row
+        ids = (stand.config.vocab_size,)
+        seen = any(stand.checkpoint.weights[name].shape[:1] == ids for name in weighed.tables)
+        result = verdict(subject, ran, stand.full if mutant.full and not seen else stand.quick)
         # What the outputs show is to be found by them; bytes decide only where no case of `quick` looks.
         if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":
             result = replace(result, verdict="fail", cause=f"weights: {weights.problem}")

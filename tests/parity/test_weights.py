@@ -44,7 +44,7 @@ def in_onnx(tmp_path: Path, tensors: dict[str, np.ndarray], **options: Any) -> P
 def look(path: Path, source: Path) -> Row | None:
     kinds = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torchscript"}
     subject = Subject(path, path.name, kinds[path.suffix], "float32", None, ())
-    return compare_weights(subject, read_header(source), 1.0)
+    return compare_weights(subject, read_header(source), 1.0).row
 
 
 def test_the_same_weights_pass_and_are_counted(source: Path) -> None:
@@ -231,3 +231,39 @@ def test_external_data_that_is_not_there_is_a_failure_and_no_crash(large: Path, 
     assert row is not None
     assert row.problem is not None
     assert row.problem.startswith("cannot be read: ")
+
+
+def looking_up(tmp_path: Path, kind: str) -> Path:
+    """A graph that looks up the word embeddings by its input `ids`, one way or another."""
+    table = WEIGHTS["bert.embeddings.word_embeddings.weight"]
+    parts = {"one": table[:20], "other": table[20:]} if kind == "in halves" else {"table": table}
+    if kind == "transposed":
+        parts = {"table": np.ascontiguousarray(table.T)}
+    made = {
+        "as it is": [],
+        "cast": [helper.make_node("Cast", ["ids"], ["ids32"], to=TensorProto.INT32)],
+        "transposed": [helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0])],
+        "in halves": [helper.make_node("Concat", ["one", "other"], ["table"], axis=0)],
+        "clipped": [helper.make_node("Min", ["ids", "last"], ["clipped"])],
+    }[kind]
+    ids = {"cast": "ids32", "clipped": "clipped"}.get(kind, "ids")
+    gather = helper.make_node("Gather", ["turned" if kind == "transposed" else "table", ids], ["y"])
+    values = [numpy_helper.from_array(array, name) for name, array in parts.items()]
+    values += [numpy_helper.from_array(np.array(28), "last")] * (kind == "clipped")
+    fed = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([*made, gather], "g", [fed], [output], values)
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [("as it is", True), ("cast", True), ("transposed", True), ("in halves", False), ("clipped", False)],
+)
+def test_a_table_is_known_where_ids_as_they_are_fed_look_it_up(
+    kind: str, seen: bool, source: Path, tmp_path: Path
+) -> None:
+    subject = Subject(looking_up(tmp_path, kind), "model.onnx", "onnx", "float32", None, ())
+    tables = compare_weights(subject, read_header(source), 1.0).tables
+    assert tables == ({"bert.embeddings.word_embeddings.weight"} if seen else set())

@@ -204,7 +204,8 @@ def _segmented(known: Facts, ids: Array, suffix: str = "") -> Case:
     segments = np.zeros_like(ids)
     if known.segments > 1:
         segments[0, ids.shape[1] // 2 :] = 1
-        segments[-1, ::3] = known.segments - 1
+        others = range(known.segments - 1, 0, -1)
+        segments[-1, ::3] = np.resize(others, segments[-1, ::3].shape)
     return _case(f"segments{suffix}", ids, None, segments)
 
 
@@ -241,15 +242,27 @@ def of_texts(inputs: Sequence[str], known: Facts) -> tuple[Case, ...]:
     return tuple(Case(case.name, {name: case.inputs[name] for name in inputs}) for case in made)
 
 
+def every_id(inputs: Sequence[str], known: Facts, ids: range) -> tuple[Case, ...]:
+    """Each of these token ids once: for artifacts whose embeddings cannot be read, only run."""
+    return tuple(Case(c.name, {name: c.inputs[name] for name in inputs}) for c in _every_id(known, ids))
+
+
+def _every_id(known: Facts, ids: range) -> Iterator[Case]:
+    """Rows of ids that follow one another; the last row begins again."""
+    import numpy as np
+
+    width = min(128, known.longest)
+    count = -(-len(ids) // width)
+    every = ids.start + np.arange(count * width, dtype=np.int64).reshape(count, width) % len(ids)
+    for start in range(0, count, 16):
+        yield _case(f"every-id-from-{ids.start + start * width}", every[start : start + 16])
+
+
 def _full(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
     """More sizes and seeds, and every token id once."""
     import numpy as np
 
-    width = min(128, known.longest)
-    count = -(-known.vocabulary // width)
-    every = np.arange(count * width, dtype=np.int64).reshape(count, width) % known.vocabulary
-    for start in range(0, count, 16):
-        yield _case(f"every-id-{start}", every[start : start + 16])
+    yield from _every_id(known, range(known.vocabulary))
     for length in (9, 31, 64, min(200, known.longest)):
         ids = rng.integers(0, known.vocabulary, (4, min(length, known.longest)), dtype=np.int64)
         yield from _padded(known, ids, f"-{length}")

@@ -47,12 +47,23 @@ from bertx.tokenizer import open_tokenizer, settings
 @dataclass(frozen=True)
 class Asked:
     """What an artifact is asked, and so what its reference must answer: a dtype, the inputs that it takes by our
-    names in our order, and the sizes of the axes that it fixes, by symbol."""
+    names in our order, and the sizes of the axes that it fixes, by symbol. `ids` asks
+    about nothing but each token id from one to another."""
 
     dtype: str
     inputs: tuple[str, ...]
     static: tuple[tuple[str, int], ...] = ()
     budget: bool = False
+    ids: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a look at an artifact told without running it: rows of the report, and how many ids it has of which only
+    cases can tell whether they find their embeddings."""
+
+    rows: tuple[Row, ...] = ()
+    unseen_ids: int = 0
 
 
 class Origin(ABC):
@@ -89,9 +100,9 @@ class Origin(ABC):
             return {"set": "text", "seed": None}
         return {"set": options.cases, "seed": options.seed}
 
-    def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
-        """What can be compared without running the artifact, as rows of the report."""
-        return ()
+    def beside(self, subject: Subject, factor: float) -> Beside:
+        """What can be compared without running the artifact."""
+        return Beside()
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         """Texts for runners that make the ids themselves, None where there is no tokenizer to compare with."""
@@ -155,7 +166,9 @@ class Stock(Origin):
             special = tokenizer.special if tokenizer else ()
             known = probes.facts(self.checkpoint.config.values, encoded, special)
             known = probes.shortened(known, static.get(SEQUENCE, known.longest))
-            if asked.budget and known.texts:
+            if asked.ids is not None:
+                made = probes.every_id(asked.inputs, known, range(*asked.ids))
+            elif asked.budget and known.texts:
                 made = probes.of_texts(asked.inputs, known)
             else:
                 made = probes.build(options.cases, asked.inputs, known, options.seed)
@@ -218,13 +231,13 @@ class Stock(Origin):
     def repeats(self, subject: Subject) -> bool:
         return unchanged(subject, self.checkpoint)
 
-    def beside(self, subject: Subject, factor: float) -> tuple[Row, ...]:
+    def beside(self, subject: Subject, factor: float) -> Beside:
         """The weights inside an artifact and the labels beside it."""
-        rows = (
-            compare_weights(subject, self.weights, factor),
-            compare_labels(subject, self.checkpoint, self.kind, factor),
-        )
-        return tuple(row for row in rows if row is not None)
+        weighed = compare_weights(subject, self.weights, factor)
+        rows = (weighed.row, compare_labels(subject, self.checkpoint, self.kind, factor))
+        ids = 0 if self.pictures else self._facts(sys.maxsize).vocabulary
+        seen = any(self.weights[name].shape[:1] == (ids,) for name in weighed.tables)
+        return Beside(tuple(row for row in rows if row is not None), 0 if seen else ids)
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         tokenizer = open_tokenizer(self.texts)

@@ -19,6 +19,7 @@ from bertx.parity.binding import Binding, bind, filled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.dissection import Probe, dissected
+from bertx.parity.every_id import with_every_id
 from bertx.parity.judge import Bench, Run, Subject, conclude, run_artifact
 from bertx.parity.latency import batches, measured
 from bertx.parity.options import VerifyOptions, check_options
@@ -97,7 +98,7 @@ def verify_subjects(
             for each in plan:
                 if isinstance(each, _Job):
                     ids = tokens[each.subject.home].result()
-                    rows = (*beside[each.subject].result(), *([ids] if ids else []))
+                    rows = (*beside[each.subject].result().rows, *([ids] if ids else []))
                     if each in spared:
                         results.append(_bytes(each.subject, rows))
                         continue
@@ -113,6 +114,8 @@ def verify_subjects(
                 return _probe(result, jobs, benches, origin, where, limits, progress)
 
             results = dissected(results, probe)
+            unseen = {subject: future.result().unseen_ids for subject, future in beside.items()}
+            results = _every_id(results, jobs, unseen, benches, origin, where, options, limits, progress)
         if options.latency:
             results = [_timed(result, jobs, benches, origin, where, options, progress) for result in results]
     return Verified(_report(results, benches, origin, options), tuple(benches.values()))
@@ -247,6 +250,45 @@ def _divided(bench: Bench, said: Spoken) -> tuple[Bench, Bench]:
     return own, replace(bench, cases=said.cases, reference=known)
 
 
+def _every_id(
+    results: Sequence[Result],
+    jobs: Sequence[_Job],
+    unseen: Mapping[Subject, int],
+    benches: Mapping[Asked, Bench],
+    origin: Origin,
+    where: str,
+    options: VerifyOptions,
+    limits: process.Limits,
+    progress: Progress,
+) -> list[Result]:
+    """Results, of which one that passed is asked about every id for each artifact whose embeddings were not recognised.
+
+    `quick` alone leaves ids out. It is the file that is in question, so one runtime is enough.
+    """
+    made, left = list(results), dict(unseen) if options.cases == "quick" else {}
+    for place, result in enumerate(made):
+        job = _job_of(result, jobs)
+        ids = left.pop(job.subject, 0) if job and result.verdict == "pass" and job.subject.budget is None else 0
+        if job is None or ids == 0:
+            continue
+        progress(f"{result.artifact}: its embeddings do not lie there as in the checkpoint; all {ids:,} ids are run")
+
+        def judged(some: tuple[int, int], job: _Job = job) -> Result:
+            asked = replace(job.asked, ids=some)
+            cases = origin.cases(asked, options)
+            bench = _bench(origin, cases, origin.reference(asked, cases, where, limits, options.cache), options)
+            ran = _run(job, cases, origin, where, limits)
+            return conclude(ran, job.subject, job.runtime, bench, job.by_name)
+
+        made[place] = with_every_id(result, ids, replace(benches[job.asked], allowance=job.runtime.allowance), judged)
+    return made
+
+
+def _job_of(result: Result, jobs: Sequence[_Job]) -> _Job | None:
+    """The job that a result came of."""
+    return next((j for j in jobs if (j.subject.name, j.runtime.name) == (result.artifact, result.runtime)), None)
+
+
 def _timed(
     result: Result,
     jobs: Sequence[_Job],
@@ -257,7 +299,7 @@ def _timed(
     progress: Progress,
 ) -> Result:
     """A result that passed, with how long its runtime takes. Nothing else of bertx runs meanwhile."""
-    job = next((j for j in jobs if (j.subject.name, j.runtime.name) == (result.artifact, result.runtime)), None)
+    job = _job_of(result, jobs)
     if job is None or result.verdict != "pass":
         return result
     progress(f"{result.artifact} in {result.runtime}: its latency")

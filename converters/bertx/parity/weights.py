@@ -2,7 +2,8 @@
 
 Cases touch few rows of an embedding: a wrong one of the others is found here. A tensor is known by its name; where an
 exporter renamed, transposed or fused it, by what it holds: if half of it or more is one tensor of the checkpoint,
-then all of it should be. What was folded or rounded cannot be recognised, and is judged by what it computes.
+then all of it should be. What was folded or rounded cannot be recognised, and is judged by what it computes: a table
+that ids look up needs every id for that.
 """
 
 from __future__ import annotations
@@ -37,32 +38,50 @@ _PARTS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """A row of the report: how many elements are the checkpoint's, or which tensor is not; None where none is known.
+
+    `tables` are the checkpoint's tensors that were recognised where ids look them up, as they are.
+    """
+
+    row: Row | None
+    tables: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class _Tensor:
-    """A tensor inside an artifact, read when it is asked for; bfloat16 widened to float32."""
+    """A tensor inside an artifact, read when it is asked for; bfloat16 widened to float32.
+
+    `looked_up`: whether nothing says that ids, as they are fed, do not choose its rows.
+    """
 
     name: str
     code: str
     shape: tuple[int, ...]
     read: Callable[[], Array]
+    looked_up: bool = True
 
 
-def compare_weights(subject: Subject, weights: Mapping[str, TensorInfo], factor: float) -> Row | None:
-    """A row of the report: how many elements are the checkpoint's, or which tensor is not; None where none is known."""
+def compare_weights(subject: Subject, weights: Mapping[str, TensorInfo], factor: float) -> Weighed:
+    """What an artifact's own tensors are beside the checkpoint's."""
     if subject.format == "onnx" and any(name.endswith("running_mean") for name in weights):
-        return None  # exporters fold batch normalisation into the layer before it, under that layer's name
+        return Weighed(None)  # exporters fold batch normalisation into the layer before it, under that layer's name
     known = _Known(weights)
     count = 0
+    tables: set[str] = set()
     try:
         for tensor in _inside(subject):
             found = known.same(tensor)
             if isinstance(found, str):
-                return failed("weights", found, factor)
-            count += found
+                return Weighed(failed("weights", found, factor))
+            count += sum(found.values())
+            tables |= found.keys() if tensor.looked_up else set()
     except Exception as error:  # noqa: BLE001 - whatever a reader raises at somebody's file is about the file
-        return failed("weights", f"cannot be read: {escape(error)}", factor)
+        return Weighed(failed("weights", f"cannot be read: {escape(error)}", factor))
     if count == 0:
-        return None
-    return pool("weights", [Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())], "float32", factor)
+        return Weighed(None)
+    same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
+    return Weighed(pool("weights", [same], "float32", factor), frozenset(tables))
 
 
 class _Known:
@@ -76,17 +95,17 @@ class _Known:
             self.by_shape.setdefault(info.shape, []).append(info)
         self.samples: dict[tuple[str, str], Array] = {}
 
-    def same(self, tensor: _Tensor) -> int | str:
-        """How many elements are the checkpoint's, 0 where the tensor is none of it; in words, how it differs."""
+    def same(self, tensor: _Tensor) -> dict[str, int] | str:
+        """Which of the checkpoint's tensors it holds, and how many elements of each; in words, how it differs."""
         info = self.names.find(tensor.name)
         if info is not None and tensor.shape in (info.shape, info.shape[::-1]):
-            return _difference(info, tensor) or info.elements
+            return _difference(info, tensor) or {info.name: info.elements}
         return self._by_content(tensor)
 
-    def _by_content(self, tensor: _Tensor) -> int | str:
+    def _by_content(self, tensor: _Tensor) -> dict[str, int] | str:
         parts = [part for part in _parts(tensor.shape) if self._shapes(part.shape(tensor.shape))]
         if not parts:
-            return 0
+            return {}
         array = tensor.read()
         for part in parts:
             found = [self._block(block, tensor) for block in part.of(array)]
@@ -94,14 +113,14 @@ class _Known:
             if problem is not None:
                 return problem
             if any(found):
-                return sum(each for each in found if isinstance(each, int))
-        return 0
+                return {name: size for each in found if not isinstance(each, str) for name, size in each.items()}
+        return {}
 
     def _shapes(self, shape: tuple[int, ...]) -> list[TensorInfo]:
         turned = self.by_shape.get(shape[::-1], []) if len(shape) == 2 and shape[0] != shape[1] else []
         return [*self.by_shape.get(shape, []), *turned]
 
-    def _block(self, block: Array, tensor: _Tensor) -> int | str:
+    def _block(self, block: Array, tensor: _Tensor) -> dict[str, int] | str:
         """The same for one part of a tensor, in either orientation."""
         near = [
             (info, turned)
@@ -111,12 +130,12 @@ class _Known:
         ]
         for info, turned in near:
             if bool((turned == _rounded(_array(info), tensor.code)).all()):
-                return int(block.size)
+                return {info.name: int(block.size)}
         if len(near) != 1:
-            return 0
+            return {}
         info, turned = near[0]
         same = turned == _rounded(_array(info), tensor.code)
-        return _told(info, same, tensor.name) if same.mean() >= 0.5 else 0
+        return _told(info, same, tensor.name) if same.mean() >= 0.5 else {}
 
     def _alike(self, info: TensorInfo, array: Array, code: str) -> bool:
         """Whether half of a sample is the tensor's. Tensors of few numbers (ones, zeros) are like one another."""
@@ -282,6 +301,7 @@ def _onnx(path: Path) -> Iterator[_Tensor]:
         for attribute in node.attribute
         if attribute.name == "value"
     ]
+    tables = _looked_up(model.graph)
     for name, tensor in (*((each.name, each) for each in model.graph.initializer), *constants):
         if tensor.data_type not in codes:
             continue
@@ -291,4 +311,26 @@ def _onnx(path: Path) -> Iterator[_Tensor]:
             made: Array = numpy_helper.to_array(tensor, base_dir=str(path.parent))
             return made.astype("float32") if code == "BF16" else made
 
-        yield _Tensor(name, code, tuple(tensor.dims), read)
+        yield _Tensor(name, code, tuple(tensor.dims), read, name in tables)
+
+
+#: operators that leave ids what they are, and rows of a table where they are
+_KEEPING = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"})
+_ROWS = frozenset({"Cast", "Identity", "Transpose", "DequantizeLinear"})
+
+
+def _looked_up(graph: Any) -> set[str]:
+    """The tensors of a graph whose rows are chosen by what is fed, unchanged: not clipped, mapped or computed."""
+    fed = {each.name for each in graph.input}
+    comes_from: dict[str, str] = {}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in _KEEPING and node.input and node.input[0] in fed:
+            fed.add(node.output[0])
+        if node.op_type in _ROWS and node.input:
+            comes_from[node.output[0]] = comes_from.get(node.input[0], node.input[0])
+        if node.op_type == "Gather" and node.input[1] in fed:
+            found.add(comes_from.get(node.input[0], node.input[0]))
+        if node.op_type == "EmbedLayerNormalization" and node.input[0] in fed:  # com.microsoft's: ids, segments, tables
+            found |= {comes_from.get(name, name) for name in node.input[2:5]}
+    return found

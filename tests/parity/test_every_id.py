@@ -1,0 +1,87 @@
+"""An artifact whose embeddings cannot be read as they lie is asked about every token id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import bertx
+from bertx.parity import every_id as asking
+from bertx.parity.cases import Facts, every_id
+from bertx.parity.options import VerifyOptions
+from bertx.parity.report import Result
+from families import make
+
+SIZE = 1500
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("bert", tmp_path_factory.mktemp("every-id") / "model", vocab_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def right(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("every-id-bundle") / "bundle"
+    bertx.export(bertx.fetch(str(checkpoint)), ["onnx"], output, verify=None)
+    return output / "onnx" / "model.onnx"
+
+
+def in_halves(source: Path, target: Path, swapped: tuple[int, int] | None = None) -> Path:
+    """The same file with its word embeddings in two parts, two of their rows swapped where that is wanted."""
+    model = onnx.load(str(source))
+    (table,) = [each for each in model.graph.initializer if each.dims[:1] == [SIZE]]
+    rows = numpy_helper.to_array(table).copy()
+    if swapped is not None:
+        rows[list(swapped)] = rows[list(reversed(swapped))]
+    model.graph.initializer.remove(table)
+    halves = [numpy_helper.from_array(half, f"half.{k}") for k, half in enumerate(np.array_split(rows, 2))]
+    model.graph.initializer.extend(halves)
+    model.graph.node.insert(0, helper.make_node("Concat", [half.name for half in halves], [table.name], axis=0))
+    onnx.save(model, str(target))
+    return target
+
+
+def judged(path: Path, checkpoint: Path) -> Result:
+    options = VerifyOptions(runtimes=("onnxruntime",))
+    (result,) = bertx.verify(path, str(checkpoint), options=options).report.results
+    return result
+
+
+def test_a_table_that_lies_as_it_is_is_compared_by_its_bytes_alone(right: Path, checkpoint: Path) -> None:
+    result = judged(right, checkpoint)
+    assert result.verdict == "pass"
+    assert [row.name for row in result.outputs if "every id" in row.name] == []
+
+
+def test_rows_that_no_case_reads_are_asked_for_where_the_table_is_put_together(
+    right: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = judged(in_halves(right, tmp_path / "model.onnx", (701, 1303)), checkpoint)
+    assert result.verdict == "fail"
+    assert "asked about every id" in str(result.cause)
+    assert "wrong wherever the token is 701, 1303 and nowhere else" in str(result.cause)
+
+
+@pytest.mark.parametrize("room", [asking.ANSWERS, 500_000], ids=["at-once", "in-parts"])
+def test_a_right_table_in_parts_passes_and_every_id_is_in_the_report(
+    room: int, right: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "ANSWERS", room)
+    result = judged(in_halves(right, tmp_path / "model.onnx"), checkpoint)
+    assert result.verdict == "pass"
+    (row,) = [row for row in result.outputs if row.name == "last_hidden_state of every id"]
+    assert row.passed
+    assert sum(case.count for case in row.cases) >= SIZE * 32
+    assert len({case.case for case in row.cases}) == len(row.cases)
+
+
+def test_the_cases_hold_every_id_once_and_name_themselves_by_it() -> None:
+    known = Facts(1000, 64, 2, 0, (), ())
+    parts = [every_id(("input_ids",), known, ids) for ids in (range(600), range(600, 1000))]
+    read = [np.unique(np.concatenate([case.inputs["input_ids"].ravel() for case in part])) for part in parts]
+    assert [each.tolist() for each in read] == [list(range(600)), list(range(600, 1000))]
