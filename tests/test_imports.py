@@ -13,7 +13,7 @@ from program import ROOT
 PACKAGE = ROOT / "converters" / "bertx"
 HEAVY = (
     *("torch", "transformers", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tokenizers"),
-    *("huggingface_hub", "psutil", "rich", "jinja2", "sentence_transformers", "optimum"),
+    *("huggingface_hub", "psutil", "rich", "jinja2", "sentence_transformers", "optimum", "sentencepiece"),
 )
 
 

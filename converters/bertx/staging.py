@@ -50,11 +50,11 @@ class Begun:
         return None if self.tokens is None else tokenizers.make(self.tokens, limits, cache)
 
     def stage_tokens(self, made: tokenizers.Made | None) -> tuple[str, ...]:
-        """Stages the tokenizer's files; what they changed, in words."""
+        """Stages the tokenizer's files; what they changed, and what else is to be known, in words."""
         for name, data in made.files.items() if made else ():
             with bundle.disk_errors():
                 self.staged.path(name).write_bytes(data)
-        return made.changes if made else ()
+        return (*made.changes, *made.notes) if made else ()
 
 
 @contextmanager

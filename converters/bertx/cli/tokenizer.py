@@ -68,6 +68,7 @@ def document(exported: api.TokenizerExport) -> dict[str, Any]:
         "class": made.class_name,
         "limit": made.limit,
         "changes": list(made.changes),
+        "notes": list(made.notes),
         "compared": {"texts": made.texts, "ids": made.compared, "transformers": made.transformers},
         "dictionary": made.contract.dictionary.name if made.contract else None,
         "files": [{"path": name, **manifest.files[name].to_json()} for name in made.files],
@@ -83,4 +84,5 @@ def summary(made: Made) -> list[str]:
         *contract,
         *(escape(change, 500) for change in made.changes),
         f"same ids as the checkpoint's own tokenizer: {made.compared} of {made.texts} texts and pairs",
+        *(f"note: {escape(note, 500)}" for note in made.notes),
     ]

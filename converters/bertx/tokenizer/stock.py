@@ -25,6 +25,7 @@ from bertx.checkpoint.config import locate
 from bertx.errors import InputRefused
 from bertx.runtimes import process
 from bertx.runtimes.protocol import guarded
+from bertx.tokenizer.pieces import Beside, beside
 from bertx.tokenizer.settings import CONFIG, SPECIAL, TOKENIZER, VOCABULARIES, Settings, lowered
 
 #: files that transformers reads of a tokenizer, beside tokenizer_config.json and *.model
@@ -46,13 +47,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Answer:
-    """Encodings of the texts in order, the tokenizer's class, its special tokens by name, and its tokenizer.json."""
+    """Encodings of the texts in order, the tokenizer's class, its special tokens by name, and its tokenizer.json.
+
+    `beside` is what the sentencepiece library reads otherwise; None where it was not asked.
+    """
 
     encodings: tuple[Encoded, ...]
     class_name: str
     named: Mapping[str, str]
     document: Mapping[str, Any] | None
     transformers: str
+    beside: Beside | None = None
 
 
 def ask(
@@ -109,7 +114,8 @@ def _key(folder: Path, asked: Mapping[str, Any]) -> str:
 
 def _read(found: Mapping[str, Any]) -> Answer:
     encodings = tuple(Encoded(tuple(ids), tuple(kinds)) for ids, kinds in found["encodings"])
-    return Answer(encodings, found["class"], found["named"], found["document"], found["transformers"])
+    beside = Beside(found["beside"][0], tuple(found["beside"][1])) if found["beside"] else None
+    return Answer(encodings, found["class"], found["named"], found["document"], found["transformers"], beside)
 
 
 def _keep(found: Mapping[str, Any], known: Path) -> None:
@@ -142,8 +148,18 @@ def _program() -> None:
         "named": {name: str(token) for name, token in loaded.special_tokens_map.items() if isinstance(token, str)},
         "document": _document(loaded) if asked["build"] else None,
         "transformers": transformers.__version__,
+        "beside": _beside(loaded, folder, asked["texts"]) if asked["build"] else None,
     }
     answer.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+
+
+def _beside(loaded: Any, folder: Path, texts: Sequence[Sequence[str]]) -> tuple[int, tuple[str, ...]] | None:
+    """What the sentencepiece library reads otherwise of single texts, where its model is all that there was."""
+    models = sorted(folder.glob("*.model"))
+    if len(models) != 1 or any((folder / name).is_file() for name in (TOKENIZER, *VOCABULARIES)):
+        return None
+    found = beside(models[0], loaded, [each[0] for each in texts if len(each) == 1])
+    return found.texts, found.otherwise
 
 
 def _lower(loaded: Any) -> None:

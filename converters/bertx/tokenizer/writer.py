@@ -55,13 +55,15 @@ class Made:
     """The files by name, and what is to be told of them.
 
     `kind` says what tokenizer.json is: "taken" over, "built" from a vocabulary, or the "japanese" subword half.
-    `changes` are what differs from the checkpoint's files; `compared` counts the ids that were compared.
+    `changes` are what differs from the checkpoint's files, `notes` what else its user should know; `compared` counts
+    the ids that were compared.
     """
 
     kind: str
     class_name: str
     files: Mapping[str, bytes] = field(repr=False)
     changes: tuple[str, ...]
+    notes: tuple[str, ...]
     limit: int | None
     texts: int
     compared: int
@@ -91,7 +93,7 @@ def _check_sentencepiece(folder: Path) -> None:
     others = any((folder / name).is_file() for name in (TOKENIZER, *VOCABULARIES))
     if model is not None and not others and importlib.util.find_spec("sentencepiece") is None:
         what = f"the tokenizer is {escape(model.name)} alone, which needs the package sentencepiece"
-        raise LocalProblem("E_PACKAGE", what, "pip install sentencepiece protobuf, or put tokenizer.json beside it")
+        raise LocalProblem("E_PACKAGE", what, "pip install 'bertx[sentencepiece]', or put tokenizer.json beside it")
 
 
 def make(planned: Plan, limits: Limits, cache: Path | None = None) -> Made:
@@ -124,12 +126,22 @@ def make(planned: Plan, limits: Limits, cache: Path | None = None) -> Made:
         class_name=str(config["tokenizer_class"]),
         files=files,
         changes=tuple(changes),
+        notes=_notes(base.answer),
         limit=settings.limit,
         texts=len(texts),
         compared=sum(len(each.ids) for each in base.wanted),
         contract=contract,
         transformers=base.answer.transformers if base.answer else None,
     )
+
+
+def _notes(answer: Answer | None) -> tuple[str, ...]:
+    """That the library of a SentencePiece model reads some of the texts otherwise than transformers."""
+    if answer is None or answer.beside is None or not answer.beside.otherwise:
+        return ()
+    texts, otherwise = answer.beside.texts, answer.beside.otherwise
+    what = f"the sentencepiece library reads {len(otherwise)} of {texts} texts otherwise than transformers"
+    return (f"{what} {answer.transformers} does, “{escape(otherwise[0], 60)}” first: see docs/tokenizers.md",)
 
 
 def expected(planned: Plan, texts: Sequence[Texts], limits: Limits, cache: Path | None) -> tuple[Encoded, ...]:
