@@ -191,7 +191,8 @@ def verify(
     Raises BertxError where nothing can be compared at all; what was compared and is wrong is in the report.
     """
     from bertx.parity import own, target
-    from bertx.parity.verify import trusted, verify_subjects
+    from bertx.parity.schedule import trusted
+    from bertx.parity.verify import verify_subjects
 
     options = options or VerifyOptions()
     options = replace(options, device=device) if device is not None else options
