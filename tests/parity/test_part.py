@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,27 @@ from mutants.trial import PROGRAMS, made, run, verdict
 from program import Ran
 
 ALL = {mutant.label: mutant for mutant in catalogue()}
+
+#: a plain export of the stock model by PyTorch's older exporter, which knows no LayerNormalization
+FOREIGN = """
+import torch
+from transformers import AutoModel
+
+class Plain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = AutoModel.from_pretrained({source!r}, attn_implementation="eager").eval()
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return found.last_hidden_state
+
+names = ["input_ids", "attention_mask", "token_type_ids"]
+axes = {{name: {{0: "batch", 1: "sequence"}} for name in [*names, "last_hidden_state"]}}
+sample = tuple(torch.ones(2, 7, dtype=torch.long) for _ in names)
+torch.onnx.export(Plain(), sample, {target!r}, input_names=names, output_names=["last_hidden_state"],
+                  dynamic_axes=axes, opset_version=14, dynamo=False)
+"""
 
 
 class Here:
@@ -86,6 +109,9 @@ def looked_at(label: str, folder: Path) -> Result:
         ("bert/onnx/norm-before-adding", "encoder.layer.0", "the residual before attention.output.LayerNorm"),
         ("bert/onnx/epsilon-1e-5-in-last-norm", "encoder.layer.2", "output.LayerNorm"),
         ("bert/onnx/epsilon-1e-3", "embeddings", "LayerNorm"),
+        ("bert/onnx/products-in-bfloat16", "encoder.layer.0", "attention.self"),
+        # Files that name no layer boundary: those that are right are found by what they hold.
+        ("bert/onnx/tanh-gelu-without-taps", "encoder.layer.0", "intermediate.intermediate_act_fn"),
         ("mpnet/onnx/softmax-scale-halved", "encoder.layer.0", "the scores of attention.attn"),
         ("bert/torchscript/module-tanh-gelu", "encoder.layer.0", "intermediate.intermediate_act_fn"),
         ("bert/torchscript/query-transposed", "encoder.layer.0", "attention.self.query"),
@@ -132,7 +158,7 @@ def test_what_lies_between_two_values_is_what_both_depend_on() -> None:
         Node("Add", ("product", "bias"), ("end",)),
         Node("Relu", ("product",), ("aside",)),
     ]
-    found = between(nodes, ("x", "mask"), "start", "end", ("weight", "earlier"))
+    found = between(nodes, ("x", "mask"), "start", ["end"], ("weight", "earlier"))
     assert [(node.kind, node.inputs, node.outputs) for node in found.nodes] == [
         ("MatMul", ("start", "constant.0"), ("inside.0",)),
         ("Add", ("inside.0", ""), ("inside.1",)),
@@ -142,6 +168,12 @@ def test_what_lies_between_two_values_is_what_both_depend_on() -> None:
         {"constant.0": "turned"},
     )
     assert found.end == "inside.1"
+
+
+def test_the_layer_of_a_file_that_names_none_is_told_where_no_part_is(tmp_path: Path) -> None:
+    result = looked_at("bert/onnx/layer-skipped-without-taps", tmp_path)
+    assert (result.first_bad_layer, result.first_bad_part) == ("encoder.layer.0", None)
+    assert (result.cause or "").endswith("; first bad: encoder.layer.0")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +202,19 @@ def test_verify_names_the_part_in_report_and_error(
     assert result["first_bad_part"]["name"] == "attention.output.LayerNorm"
     assert result["first_bad_part"]["right"][-1] == "the residual before attention.output.LayerNorm"
     assert "; first bad: encoder.layer.0, in attention.output.LayerNorm (rms " in ran.err
+
+
+def test_a_file_of_another_exporter_names_layer_and_part(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:
+    code = FOREIGN.format(source=str(tiny), target=str(tmp_path / "foreign.onnx"))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
+    model = onnx.load(tmp_path / "foreign.onnx")
+    assert not [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    [node for node in model.graph.node if node.op_type == "Erf"][1].op_type = "Tanh"
+    onnx.save(model, tmp_path / "wrong.onnx")
+    ran = bertx("verify", tmp_path / "wrong.onnx", "--against", tiny, "--runtime", "onnxruntime", "--json")
+    (result,) = checked(ran.json)["results"]
+    assert (ran.code, result["taps"], result["first_bad_layer"]) == (1, [], "encoder.layer.1")
+    assert result["first_bad_part"]["name"] == "intermediate.intermediate_act_fn"
 
 
 def test_what_passes_is_not_looked_into(exported: tuple[Path, Ran]) -> None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bertx.parity.boundaries import boundaries, known
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
+from bertx.parity.diagnosis import layer_prefix
 from bertx.parity.findings import TAP
 from bertx.parity.judge import Bench, Run
 from bertx.parity.origin import Origin
 from bertx.parity.part import Made, Part, first_bad_part
 from bertx.parity.report import Result
 from bertx.runtimes import inside, process
+from bertx.runtimes.protocol import Tensors
 
-#: how many cases are looked at, and how many numbers a boundary may have in one, since each value of the layer is kept
+#: how many cases are looked at, and how many numbers a boundary may have in one, since each value of the layer is kept;
+#: and the same where all values of the file are
 _CASES, _NUMBERS = 3, 2**19
+_FEW_CASES, _FEW_NUMBERS = 2, 2**16
 
 
 @dataclass(frozen=True)
@@ -34,37 +39,57 @@ class Probe:
     limits: process.Limits
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a failure begins: a layer, and the part of it where that could be told."""
+
+    layer: str
+    part: Part | None
+
+
 def dissected(results: Sequence[Result], probe: Callable[[Result], Probe | None]) -> list[Result]:
-    """The results, those that failed at a layer with the part of it, where it can be told.
+    """The results, those that failed with the layer and the part of it, where these can be told.
 
     An artifact that fails at one layer in several runtimes is looked at once.
     """
-    parts: dict[tuple[str, str], Part | None] = {}
+    places: dict[tuple[str, str | None], _Place | None] = {}
     found = []
     for result in results:
-        if result.verdict == "fail" and result.first_bad_layer is not None:
-            key = (result.artifact, result.first_bad_layer)
-            if key not in parts:
-                parts[key] = _part(result, probe)
-            result = _with_part(result, parts[key])
-        found.append(result)
+        key = (result.artifact, result.first_bad_layer)
+        if result.verdict == "fail" and key not in places:
+            places[key] = _looked(result, probe)
+        place = places[key] if result.verdict == "fail" else None
+        found.append(_placed(result, place) if place else result)
     return found
 
 
-def _with_part(result: Result, part: Part | None) -> Result:
-    if part is None:
+def _placed(result: Result, place: _Place) -> Result:
+    if place.part is None and result.first_bad_layer is not None:
         return result
-    told = f"first bad: {result.first_bad_layer}, in {part.words()}"
-    return replace(result, first_bad_part=part, cause="; ".join(filter(None, [result.cause, told])))
+    told = f"first bad: {place.layer}{f', in {place.part.words()}' if place.part else ''}"
+    words = "; ".join(filter(None, [result.cause, told]))
+    return replace(result, first_bad_layer=place.layer, first_bad_part=place.part, cause=words)
 
 
-def _part(result: Result, probe: Callable[[Result], Probe | None]) -> Part | None:
-    tap = _first_bad_tap(result)
+def _looked(result: Result, probe: Callable[[Result], Probe | None]) -> _Place | None:
+    tap, output = _first_bad_tap(result), _bad_output(result)
     try:
-        found = probe(result) if tap is not None else None
-        return _looked(tap, found) if tap is not None and found is not None else None
+        found = probe(result) if tap or output else None
+        if found is None:
+            return None
+        if tap and result.first_bad_layer:
+            return _Place(result.first_bad_layer, _between_taps(tap, found))
+        return _unmarked(output, found) if output else None
     except Exception:  # noqa: BLE001 - whatever a reader or a library raises here, the verdict stands without it
         return None
+
+
+def _bad_output(result: Result) -> Row | None:
+    """An output that was compared and is wrong, of a file that names no layer boundary and is judged by noise."""
+    rows = (*result.outputs, *result.taps)
+    if any(row.name.startswith(TAP) or row.spent for row in rows):
+        return None
+    return next((row for row in result.outputs if row.bad_cases), None)
 
 
 def _first_bad_tap(result: Result) -> Row | None:
@@ -72,31 +97,53 @@ def _first_bad_tap(result: Result) -> Row | None:
     return min(taps, key=lambda row: int(row.name.removeprefix(TAP)), default=None)
 
 
-def _looked(tap: Row, probe: Probe) -> Part | None:
+def _between_taps(tap: Row, probe: Probe) -> Part | None:
     boundary = int(tap.name.removeprefix(TAP))
     cases = chosen(tap, probe.bench)
-    if not cases:
+    ran = probe.run(cases, {inside.KEY: str(boundary)}) if cases else None
+    if ran is None or ran.made is None or inside.KEY not in ran.made.metadata:
         return None
-    ran = probe.run(cases, {inside.KEY: str(boundary)})
-    if ran.made is None or inside.KEY not in ran.made.metadata:
+    return _part(ran.made, boundary, cases, probe, whole=True)
+
+
+def _unmarked(output: Row, probe: Probe) -> _Place | None:
+    """The same in a file that names no boundaries: those that are right are found by what they hold."""
+    states = boundaries(probe.bench)
+    cases = chosen(output, probe.bench, states[0], _FEW_NUMBERS)[:_FEW_CASES] if states else []
+    ran = probe.run(cases, {inside.KEY: inside.FROM}) if cases else None
+    if ran is None or ran.made is None or inside.KEY not in ran.made.metadata:
         return None
+    told = inside.stated(ran.made.metadata[inside.KEY])
+    right = known(probe.bench, cases, ran.made.arrays, list(told.values), probe.dtype)
+    if not 0 < len(right) < len(states):
+        return None
+    layer = f"{layer_prefix(probe.bench.weights, len(states) - 1)}{len(right) - 1}"
+    again = probe.run(cases, {inside.KEY: f"{inside.FROM}{told.values[right[-1]]}"})
+    return _Place(layer, _part(again.made, len(right), cases, probe, whole=False) if again.made else None)
+
+
+def _part(made: Tensors, boundary: int, cases: Sequence[Case], probe: Probe, *, whole: bool) -> Part | None:
+    """The first bad part before a boundary; `whole` where the artifact's values end there."""
     right = probe.origin.stations(probe.dtype, cases, boundary, probe.device, probe.limits)
     if right is None:
         return None
-    nodes, end = inside.stated(ran.made.metadata[inside.KEY])
-    arrays = ran.made.arrays
-    constants = {n: array for held in arrays.values() for n, array in held.items() if n.startswith("constant.")}
+    told = inside.stated(made.metadata[inside.KEY])
+    constants = {n: array for held in made.arrays.values() for n, array in held.items() if n.startswith("constant.")}
     masks = {case.name: case.inputs.get("attention_mask") for case in cases}
-    return first_bad_part(right, Made(nodes, end, arrays, constants, masks, probe.dtype, probe.bench.factor))
+    end = told.end if whole else None
+    return first_bad_part(right, Made(told.nodes, end, made.arrays, constants, masks, probe.dtype, probe.bench.factor))
 
 
-def chosen(tap: Row, bench: Bench) -> list[Case]:
-    """The cases that are looked at: those of moderate size in which the tap is worst."""
-    bad = tap.bad_cases or [case.name for case in bench.cases]
-    exact = bench.reference.exact.arrays
+def chosen(row: Row, bench: Bench, state: str | None = None, most: int = _NUMBERS) -> list[Case]:
+    """The cases that are looked at: those of moderate size in which a tap, or an output, is worst.
+
+    Their size is that of a layer boundary, `state`, or of the row itself.
+    """
+    bad = row.bad_cases or [case.name for case in bench.cases]
+    exact, sized = bench.reference.exact.arrays, state or row.name
     able = [
         case
         for case in bench.cases
-        if case.name in bad and "empty" not in case.traits and exact[case.name][tap.name].size <= _NUMBERS
+        if case.name in bad and "empty" not in case.traits and exact[case.name][sized].size <= most
     ]
-    return sorted(able, key=lambda case: -tap.case_max.get(case.name, 0.0))[:_CASES]
+    return sorted(able, key=lambda case: -row.case_max.get(case.name, 0.0))[:_CASES]

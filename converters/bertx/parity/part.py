@@ -61,11 +61,12 @@ class Part:
 class Made:
     """The values inside an artifact between the same two boundaries: {case: {value: array}}, and what computes them.
 
-    `end` is the value of the later boundary, `masks` each case's attention_mask where it has one.
+    `end` is the value of the later boundary, None where it is not known which: then what follows is there too. `masks`
+    are each case's attention_mask where it has one.
     """
 
     nodes: Sequence[Node]
-    end: str
+    end: str | None
     values: Mapping[str, Mapping[str, Array]]
     constants: Mapping[str, Array]
     masks: Mapping[str, Array | None]
@@ -85,13 +86,15 @@ def first_bad_part(stations: Stations, made: Made) -> Part | None:
     wrong: dict[int, Row] = {}
     for number, station in enumerate(listed):
         stand = [places[place] for place in station.places if place in places]
-        stand += [made.end] if number == len(listed) - 1 else []
+        stand += [made.end] if made.end and number == len(listed) - 1 else []
         bad = [row for row in _rows(station, stand, made) if not row.passed]
         if bad:
             wrong[number] = bad[0]
         elif any(row.passed for row in _rows(station, stand or made.names, made)):
             right.add(number)
-    if len(listed) - 1 not in wrong:
+    last = len(listed) - 1
+    # Without an end, a layer of which nothing is right may not be there at all.
+    if last in right or (last not in wrong if made.end else not (wrong and right)):
         return None
     sound = right.union(*(listed[number].needs for number in right))
     first = [n for n in range(len(listed)) if n not in sound and listed[n].needs <= sound]
@@ -215,6 +218,6 @@ def _by_order(stations: Stations, made: Made) -> list[tuple[str, Node]]:
     softmaxes = [m for s in stations.listed for kind, m in s.places if kind == GIVES and m.endswith(f".{SOFTMAX}")]
     found = []
     for modules, kinds in ((list(stations.norms), _NORMS), (softmaxes, _SOFTMAXES)):
-        nodes = [node for node in made.nodes if node.kind in kinds]
+        nodes = [node for node in made.nodes if node.kind in kinds][: None if made.end else len(modules)]
         found += list(zip(modules, nodes, strict=True)) if len(modules) == len(nodes) else []
     return found

@@ -141,7 +141,7 @@ def _probe(
     runtime = next((r for r in able if r.missing() is None and where.partition(":")[0] in r.devices), None)
     if job is None or runtime is None:
         return None
-    progress(f"{result.artifact}: looking inside {result.first_bad_layer}")
+    progress(f"{result.artifact}: looking inside {result.first_bad_layer or 'its layers'}")
     chosen = replace(job, runtime=runtime)
 
     def run(cases: Sequence[Case], more: Mapping[str, str]) -> Run:

@@ -1,8 +1,9 @@
 """What an artifact computes between two layer boundaries, for a diagnosis: its nodes there, by format-neutral names.
 
-A runner whose file of cases says `inside` (the number of a layer boundary) gives, beside its outputs, every
-floating-point value on the way from the boundary before to that one, and the constants that its nodes read. Values go
-by `inside.<i>`, constants by `constant.<i>`, the boundary before by `start`; what else a node reads by "".
+A runner whose file of cases says `inside` gives, beside its outputs, every floating-point value on the way from one
+layer boundary to another, and the constants that its nodes read. Values go by `inside.<i>`, constants by
+`constant.<i>`, the boundary before by `start`; what else a node reads by "". What it says is the number of the later
+boundary, or, of a file that does not name them, `from:` and the value to begin at: none is the inputs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 #: the key in the metadata of cases and of outputs
 KEY = "inside"
 START = "start"
+FROM = "from:"
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,23 @@ class Inside:
         return replace(self, values=values, constants=constants)
 
     def to_json(self) -> str:
-        """The nodes and the end, as the metadata of outputs holds them: by our names."""
+        """The same as the metadata of outputs hold it."""
         nodes = [[node.kind, list(node.inputs), list(node.outputs)] for node in self.nodes]
-        return json.dumps({"nodes": nodes, "end": self.end})
+        named = {"values": dict(self.values), "constants": dict(self.constants)}
+        return json.dumps({"nodes": nodes, **named, "end": self.end})
 
 
-def stated(text: str) -> tuple[tuple[Node, ...], str]:
-    """(nodes, end) from metadata. Raises ValueError, KeyError or TypeError where it is malformed."""
+def stated(text: str) -> Inside:
+    """What metadata say. Raises ValueError, KeyError or TypeError where it is malformed."""
     found = json.loads(text)
     nodes = tuple(Node(str(kind), tuple(inputs), tuple(outputs)) for kind, inputs, outputs in found["nodes"])
-    return nodes, str(found["end"])
+    return Inside(nodes, dict(found["values"]), dict(found["constants"]), str(found["end"]))
 
 
 def between(
-    nodes: Sequence[Node], fed: Iterable[str], start: str | None, end: str, constants: Iterable[str] = ()
+    nodes: Sequence[Node], fed: Iterable[str], start: str | None, ends: Sequence[str], constants: Iterable[str] = ()
 ) -> Inside:
-    """The part of a graph, whose `nodes` come in order, that lies between two of its values.
+    """The part of a graph, whose `nodes` come in order, that lies between two of its values, or a value and several.
 
     `fed` are the graph's inputs, `constants` what is known before any node; without a `start` it begins at the inputs.
     """
@@ -70,7 +73,7 @@ def between(
         moving |= set(node.outputs) if moving & set(node.inputs) else set()
         after |= set(node.outputs) if after & set(node.inputs) else set()
         fixed |= set() if moving & set(node.inputs) else set(node.outputs)
-    wanted, kept = {end}, []
+    wanted, kept = set(ends), []
     for node in reversed(nodes):
         if wanted & {*node.outputs} - {""} and start not in node.outputs:
             wanted |= set(node.inputs)
@@ -95,5 +98,5 @@ def between(
         tuple(named),
         {mine: theirs for theirs, mine in values.items()},
         {mine: theirs for theirs, mine in known.items()},
-        ours.get(end, ""),
+        ours.get(ends[0], ""),
     )

@@ -31,6 +31,9 @@ _TYPES = {
     "tensor(double)": "float64",
 }
 
+#: how many constants the nodes of one layer read, at most
+_CONSTANTS = 40
+
 
 class OnnxRuntime(Runtime):
     name = "onnxruntime"
@@ -55,11 +58,14 @@ class OnnxRuntimeProgram(Program):
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
         taps = _taps(self.session)
-        self.inside = _inside(artifact, taps, int(metadata[inside.KEY])) if inside.KEY in metadata else None
+        self.inside = _inside(artifact, taps, metadata[inside.KEY]) if inside.KEY in metadata else None
         more = {**self.inside.values, **self.inside.constants} if self.inside else {}
         self.weights = _weights(artifact, more)
         asked = {name: tensor for name, tensor in {**taps, **more}.items() if name not in self.weights}
         self.tensors, self.tapped = _tapped(artifact, device, asked, self.session, threads)
+        strange = {value.name for value in self.tapped.get_outputs() if value.type not in _TYPES}
+        # numpy has no bfloat16, say: of the values inside, those that it has are looked at.
+        self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in taps or tensor not in strange}
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Any]:
         return dict(zip(self.names, self.session.run(None, self._fed(inputs)), strict=True))
@@ -153,17 +159,22 @@ def _tapped(
     return kept, _session(model.SerializeToString(), device, artifact.parent, threads)
 
 
-def _inside(artifact: Path, taps: Mapping[str, str], boundary: int) -> inside.Inside:
-    """What lies between two recorded taps, read off the graph."""
+def _inside(artifact: Path, taps: Mapping[str, str], wanted: str) -> inside.Inside:
+    """What lies between two recorded taps, or after a value, read off the graph."""
     import onnx
 
     graph = onnx.load(str(artifact), load_external_data=False).graph
     nodes = [inside.Node(node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node]
     fixed = {each.name for each in graph.initializer}
     fed = {each.name for each in graph.input} - fixed
-    return inside.between(
-        nodes, fed, taps.get(f"hidden_states.{boundary - 1}"), taps[f"hidden_states.{boundary}"], fixed
-    )
+    if not wanted.startswith(inside.FROM):
+        start = taps.get(f"hidden_states.{int(wanted) - 1}")
+        return inside.between(nodes, fed, start, [taps[f"hidden_states.{wanted}"]], fixed)
+    start = wanted.removeprefix(inside.FROM)
+    found = inside.between(nodes, fed, start or None, [each.name for each in graph.output], fixed)
+    # Of the weights behind a value, those of the layer that begins there; from the inputs on they would be all.
+    near = list(found.constants.values())[: _CONSTANTS if start else 0]
+    return found.only({*near, *found.values.values()})
 
 
 def _weights(artifact: Path, wanted: Mapping[str, str]) -> dict[str, Array]:

@@ -46,8 +46,9 @@ class TorchScriptProgram(Program):
         self.tapped = "hidden_states" in self.module._c._method_names()
         self.inside: inside.Inside | None = None
         self.inner: Callable[..., Any] | None = None
-        if self.tapped and inside.KEY in metadata:
-            self.inside, self.inner = _inside(self.module, int(metadata[inside.KEY]))
+        wanted = metadata.get(inside.KEY, "")
+        if self.tapped and wanted.isdigit():
+            self.inside, self.inner = _inside(self.module, int(wanted))
         self.output = signature["outputs"][0]["name"] if signature["outputs"] else None
         self.provider = "unknown"
 
@@ -126,7 +127,7 @@ def _inside(module: Any, boundary: int) -> tuple[inside.Inside | None, Callable[
         for node in graph.nodes()
     ]
     before = states[boundary - 1] if boundary else None
-    found = inside.between(nodes, fed, before, states[boundary], {owner}).only(tensors)
+    found = inside.between(nodes, fed, before, [states[boundary]], {owner}).only(tensors)
     wanted = [tensors[name] for name in (*found.values.values(), *found.constants.values())]
     given = graph.create("prim::TupleConstruct", wanted, 1)
     given.output().setType(torch._C.TupleType([value.type() for value in wanted]))
