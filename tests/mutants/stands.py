@@ -28,6 +28,7 @@ from bertx.model.wrapper import input_names
 from bertx.parity import reference as references
 from bertx.parity.cases import Case
 from bertx.parity.judge import Bench, Subject
+from bertx.parity.origin import Asked, Stock
 from bertx.parity.reference import Reference
 from bertx.parity.verify import VerifyOptions, make_bench
 from bertx.runtimes.eager import EagerProgram
@@ -177,11 +178,19 @@ def build(name: str, root: Path) -> Stand:
         plan.make(source)
     checkpoint, task = open_folder(source), TASKS[plan.task]
     chosen = _bench(checkpoint, task, "quick" if name == "minilm" else "full")
+    if name != "minilm":
+        chosen = replace(chosen, cases=(*chosen.cases, *_ids(checkpoint, task)))
     broad = (*chosen.cases, *_more(plan.broad, chosen))
     whole = replace(chosen, cases=broad, reference=_reference(checkpoint, task, broad))
     quick = _bench(checkpoint, task, "quick").cases
     full = replace(whole, cases=chosen.cases)
     return Stand(plan, folder, checkpoint, task, replace(whole, cases=quick), full, whole)
+
+
+def _ids(checkpoint: Checkpoint, task: Task) -> tuple[Case, ...]:
+    """The cases of every token id, all at once."""
+    origin = Stock(checkpoint, task)
+    return origin.cases(Asked("float32", input_names(checkpoint), ids=(0, origin.ids())), VerifyOptions())
 
 
 def _bench(checkpoint: Checkpoint, task: Task, cases: str) -> Bench:

@@ -46,8 +46,8 @@ def in_halves(source: Path, target: Path, swapped: tuple[int, int] | None = None
     return target
 
 
-def judged(path: Path, checkpoint: Path) -> Result:
-    options = VerifyOptions(runtimes=("onnxruntime",))
+def judged(path: Path, checkpoint: Path, cases: str = "quick") -> Result:
+    options = VerifyOptions(runtimes=("onnxruntime",), cases=cases)
     (result,) = bertx.verify(path, str(checkpoint), options=options).report.results
     return result
 
@@ -56,6 +56,13 @@ def test_a_table_that_lies_as_it_is_is_compared_by_its_bytes_alone(right: Path, 
     result = judged(right, checkpoint)
     assert result.verdict == "pass"
     assert [row.name for row in result.outputs if "every id" in row.name] == []
+
+
+def test_full_runs_every_id_whatever_the_table_looks_like(right: Path, checkpoint: Path) -> None:
+    result = judged(right, checkpoint, "full")
+    assert result.verdict == "pass"
+    (row,) = [row for row in result.outputs if row.name == "last_hidden_state of every id"]
+    assert sum(case.count for case in row.cases) >= SIZE * 32
 
 
 def test_rows_that_no_case_reads_are_asked_for_where_the_table_is_put_together(

@@ -59,11 +59,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a look at an artifact told without running it: rows of the report, and how many ids it has of which only
-    cases can tell whether they find their embeddings."""
+    """What a look at an artifact told without running it: rows of the report, and whether the embeddings of all ids
+    were seen to be the checkpoint's."""
 
     rows: tuple[Row, ...] = ()
-    unseen_ids: int = 0
+    ids_seen: bool = True
 
 
 class Origin(ABC):
@@ -107,6 +107,10 @@ class Origin(ABC):
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         """Texts for runners that make the ids themselves, None where there is no tokenizer to compare with."""
         return None
+
+    def ids(self) -> int:
+        """How many token ids there are to be asked about one by one."""
+        return 0
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         """The row of the tokenizer in the folder of some artifacts, None where there is nothing to compare."""
@@ -171,7 +175,7 @@ class Stock(Origin):
             elif asked.budget and known.texts:
                 made = probes.of_texts(asked.inputs, known)
             else:
-                made = probes.build(options.cases, asked.inputs, known, options.seed)
+                made = probes.build(options.cases, asked.inputs, known, options.seed, ids=False)
         return probes.fitted(made, static, self._facts(sys.maxsize).padding) if static else made
 
     def _pictures(self, options: VerifyOptions) -> tuple[Case, ...]:
@@ -235,15 +239,17 @@ class Stock(Origin):
         """The weights inside an artifact and the labels beside it."""
         weighed = compare_weights(subject, self.weights, factor)
         rows = (weighed.row, compare_labels(subject, self.checkpoint, self.kind, factor))
-        ids = 0 if self.pictures else self._facts(sys.maxsize).vocabulary
-        seen = any(self.weights[name].shape[:1] == (ids,) for name in weighed.tables)
-        return Beside(tuple(row for row in rows if row is not None), 0 if seen else ids)
+        seen = any(self.weights[name].shape[:1] == (self.ids(),) for name in weighed.tables)
+        return Beside(tuple(row for row in rows if row is not None), seen)
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         tokenizer = open_tokenizer(self.texts)
         if tokenizer is None:
             return None
         return texts.spoken(tokenizer, settings.read(self.texts), options.texts, asked.inputs, self._facts(sys.maxsize))
+
+    def ids(self) -> int:
+        return 0 if self.pictures else self._facts(sys.maxsize).vocabulary
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         return compare_tokens(home, self.checkpoint, options.texts, limits, options.cache)

@@ -112,7 +112,7 @@ def verify_subjects(
                 return _probe(result, jobs, benches, origin, where, limits, progress)
 
             results = dissected(results, probe)
-            unseen = {subject: future.result().unseen_ids for subject, future in beside.items()}
+            unseen = [subject for subject, future in beside.items() if not future.result().ids_seen]
             results = _every_id(results, jobs, unseen, benches, origin, where, options, limits, progress)
         if options.latency:
             results = [_timed(result, jobs, benches, origin, where, options, progress) for result in results]
@@ -196,7 +196,7 @@ def _divided(bench: Bench, said: Spoken) -> tuple[Bench, Bench]:
 def _every_id(
     results: Sequence[Result],
     jobs: Sequence[Job],
-    unseen: Mapping[Subject, int],
+    unseen: Sequence[Subject],
     benches: Mapping[Asked, Bench],
     origin: Origin,
     where: str,
@@ -204,17 +204,10 @@ def _every_id(
     limits: process.Limits,
     progress: Progress,
 ) -> list[Result]:
-    """Results, of which one that passed is asked about every id for each artifact whose embeddings were not recognised.
-
-    `quick` alone leaves ids out. It is the file that is in question, so one runtime is enough.
-    """
-    made, left = list(results), dict(unseen) if options.cases == "quick" else {}
-    for place, result in enumerate(made):
-        job = job_of(result, jobs)
-        ids = left.pop(job.subject, 0) if job and result.verdict == "pass" and job.subject.budget is None else 0
-        if job is None or ids == 0:
-            continue
-        progress(f"{result.artifact}: its embeddings do not lie there as in the checkpoint; all {ids:,} ids are run")
+    """Results, of which those that passed and need it were also asked about every id."""
+    made, ids = list(results), origin.ids()
+    for place, job in _in_need(results, jobs, unseen, options) if ids else ():
+        progress(f"{job.subject.name} in {job.runtime.name}: all {ids:,} token ids")
 
         def judged(some: tuple[int, int], job: Job = job) -> Result:
             asked = replace(job.asked, ids=some)
@@ -223,8 +216,26 @@ def _every_id(
             ran = _run(job, cases, origin, where, limits)
             return conclude(ran, job.subject, job.runtime, bench, job.by_name)
 
-        made[place] = with_every_id(result, ids, replace(benches[job.asked], allowance=job.runtime.allowance), judged)
+        bench = replace(benches[job.asked], allowance=job.runtime.allowance)
+        made[place] = with_every_id(made[place], ids, bench, judged)
     return made
+
+
+def _in_need(
+    results: Sequence[Result], jobs: Sequence[Job], unseen: Sequence[Subject], options: VerifyOptions
+) -> Iterator[tuple[int, Job]]:
+    """The places of results that are to be asked about every id: with `full` all that passed.
+
+    With `quick`, it is artifacts whose embeddings were not recognised that are in question: one runtime is enough.
+    """
+    left = set(unseen)
+    for place, result in enumerate(results):
+        job = job_of(result, jobs)
+        if job is None or result.verdict != "pass" or job.subject.budget is not None:
+            continue
+        if options.cases == "full" or (options.cases == "quick" and job.subject in left):
+            left.discard(job.subject)
+            yield place, job
 
 
 def _timed(
