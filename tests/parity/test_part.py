@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +129,25 @@ def test_the_part_of_the_layer_is_named_with_the_evidence(label: str, layer: str
     assert not found.row.passed
     assert result.cause is not None
     assert f"; first bad: {layer}, in {part} (rms " in result.cause
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("bert/onnx/softmax-scale-halved", "the scores of attention.self (rms # of 3): their scale, or what is added"),
+        ("bert/onnx/softmax-over-queries", "the softmax of attention.self (rms # of 3): its axis or its precision"),
+        ("bert/onnx/mask-ignored", "the scores of attention.self (padding is not hidden in # places): their scale"),
+        ("bert/onnx/mask-minus-10", "the scores of attention.self (padding is not hidden in # places): their scale"),
+        ("bert/onnx/heads-not-moved-back", "attention.self (rms # of 3): how its parts are put together"),
+        ("bert/onnx/tanh-gelu", "intermediate.intermediate_act_fn (rms # of 3): another function, or an approximated"),
+        ("bert/onnx/epsilon-1e-5-in-last-norm", "output.LayerNorm (rms # of 3): its epsilon, weight, bias or"),
+        ("bert/onnx/outer-bias-dropped", "output.dense (rms # of 3): its matrix, its bias or the precision of the"),
+        ("bert/onnx/residual-doubled", "the residual before output.LayerNorm (rms # of 3): what is added up"),
+    ],
+)  # fmt: skip
+def test_what_can_be_wrong_with_a_part_is_said(label: str, words: str, tmp_path: Path) -> None:
+    told = (looked_at(label, tmp_path).cause or "").partition(", in ")[2]
+    assert re.sub(r"\d[\d.e+]* ", "# ", told).startswith(words)
 
 
 def test_a_layer_of_which_nothing_is_known_names_no_part(tmp_path: Path) -> None:

@@ -29,24 +29,31 @@ _SOFTMAXES = frozenset({"Softmax", "aten::softmax", "aten::_softmax"})
 _SUMS = frozenset({"Add", "aten::add", "aten::add_"})
 #: numbers beyond this are what masks add to scores, which every exporter chooses as it likes
 _MASKED = 5e3
+#: scores below this lose against any other
+_HIDDEN = 1e2
 
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a layer where a difference begins: its row where it was measured, and what of the layer is right."""
+    """The part of a layer where a difference begins: its row where it was measured, what of the layer is right, and
+    what can be wrong with such a part when all that goes into it is right."""
 
     name: str
     row: Row
     right: tuple[str, ...]
+    suspects: str | None = None
 
     def words(self) -> str:
-        """The name with the evidence: by how much, and how much is allowed."""
+        """The name with the evidence, by how much and how much is allowed, and the suspects."""
+        return f"{self.name} ({self._evidence()}){f': {self.suspects}' if self.suspects else ''}"
+
+    def _evidence(self) -> str:
         row = self.row
         if row.problem is not None:
-            return f"{self.name} ({row.problem})"
+            return row.problem
         if row.rms_ratio > row.rms_limit or any(r > row.rms_limit for r in row.case_rms.values()):
-            return f"{self.name} (rms {max(row.rms_ratio, *row.case_rms.values()):.3g} of {row.rms_limit:g})"
-        return f"{self.name} (max {row.max_ratio:.3g} of {row.max_limit:g})"
+            return f"rms {max(row.rms_ratio, *row.case_rms.values()):.3g} of {row.rms_limit:g}"
+        return f"max {row.max_ratio:.3g} of {row.max_limit:g}"
 
     def to_json(self) -> dict[str, Any]:
         numbers = {
@@ -101,11 +108,27 @@ def first_bad_part(stations: Stations, made: Made) -> Part | None:
     measured = next((n for n in first if n in wrong), None)
     told = tuple(listed[number].name for number in sorted(right))
     if measured is not None:
-        return Part(listed[measured].name, wrong[measured], told)
+        return Part(listed[measured].name, wrong[measured], told, _suspects(listed[measured], stations))
     # Nothing stands for the first ones alone: they are part of what is measured further on.
     later = min(n for n in wrong if n not in sound)
     name = _together([listed[n] for n in (*first, later)])
     return Part(name, wrong[later], told) if name else None
+
+
+def _suspects(station: Station, stations: Stations) -> str:
+    """What can be wrong with a part whose inputs are right."""
+    kind, module = station.places[0]
+    if module.endswith(f".{SOFTMAX}"):
+        return "their scale, or what is added to them" if kind == TAKES else "its axis or its precision"
+    if kind == TAKES:
+        return "what is added up, or its precision"
+    if module in stations.norms:
+        return "its epsilon, weight, bias or precision"
+    if module in stations.weights:
+        return "its matrix, its bias or the precision of the product"
+    if any(place.startswith(f"{module}.") for each in stations.listed for _, place in each.places):
+        return "how its parts are put together"
+    return "another function, or an approximated one"
 
 
 def _together(stations: Sequence[Station]) -> str:
@@ -133,9 +156,14 @@ def _row(station: Station, name: str, made: Made) -> Row | None:
         if value is None or value.dtype.kind != "f" or value.size != exact.size:
             return None
         judged = _judged(exact, made.masks[case])
+        value = value.reshape(exact.shape)
+        kind, module = station.places[0]
+        if kind == TAKES and module.endswith(f".{SOFTMAX}"):
+            seen = _hidden(exact, made.masks[case]) & ~(value < -_HIDDEN)
+            if seen.any():
+                return failed(station.name, f"padding is not hidden in {int(seen.sum())} places", made.factor)
         if judged is None or not judged.any():
             continue
-        value = value.reshape(exact.shape)
         if not np.isfinite(value[judged]).all():
             return failed(station.name, "NaN or Inf", made.factor)
         found.append(compare(case, value, exact, station.rounded[case], judged))
@@ -156,6 +184,16 @@ def _judged(exact: Array, mask: Array | None) -> Array | None:
     else:
         return None
     return keep & (np.abs(exact) < _MASKED)
+
+
+def _hidden(exact: Array, mask: Array | None) -> Array:
+    """Scores of valid tokens that a mask hides in the reference."""
+    import numpy as np
+
+    valid = np.ones(exact.shape, dtype=bool)
+    if mask is not None and exact.ndim == 4 and (exact.shape[0], exact.shape[2]) == mask.shape:
+        valid = np.broadcast_to((mask == 1)[:, None, :, None], exact.shape)
+    return valid & (exact <= -_MASKED)
 
 
 # what stands in a station's place
