@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 #: the repository
@@ -47,3 +50,19 @@ def ready_or_skip(runtime: Any) -> Any:
     if lacking:
         pytest.skip(f"{runtime.name} is not ready: {lacking}")
     return runtime
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until something holds; fails the test where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def gone(process: int) -> bool:
+    """Whether a process has ended; one that nobody waited for may lie there dead."""
+    try:
+        return bool(psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -5,14 +5,17 @@ They are tested where they are built (`make native`): in the user's cache, which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bertx.cli.options import cache_folder
@@ -23,7 +26,7 @@ from bertx.runtimes.protocol import write_cases
 from bertx.signature import Signature, TensorSpec
 from cli.documents import checked
 from families import make_class
-from program import Ran, ready_or_skip
+from program import Ran, gone, ready_or_skip, wait_until
 
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native)]
 FED = Path(__file__).with_name("fed_runner.py")
@@ -218,6 +221,34 @@ def test_a_file_that_is_no_model_ends_with_one_line(native: Native, tiny_bundle:
     ended = run(native.command(job), Limits(60))
     assert re.match(r"exit \d+: ", ended.reason or "")
     assert not job.outputs.exists()
+
+
+#: bertx, with a runner whose command line follows
+KILLED = "import sys; from bertx.runtimes.process import Limits, run; run(sys.argv[1:], Limits())"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes")
+def test_it_ends_when_bertx_is_killed(native: Native, tiny_bundle: Path, tmp_path: Path) -> None:
+    (form,) = native.reads
+    cases = tmp_path / "cases.safetensors"
+    os.mkfifo(cases)  # it waits for what nobody writes
+    job = Job(_artifact(tiny_bundle, form), cases, tmp_path / "out", "cpu")
+    bertx = subprocess.Popen([sys.executable, "-c", KILLED, *native.command(job)])
+    writers: list[int] = []
+    wait_until(lambda: _opened(cases, writers))
+    started = [each.pid for each in psutil.Process(bertx.pid).children(recursive=True)]
+    assert started
+    bertx.kill()
+    bertx.wait()
+    wait_until(lambda: all(map(gone, started)))
+    os.close(*writers)
+
+
+def _opened(cases: Path, writers: list[int]) -> bool:
+    """Opens a pipe to write, as soon as somebody reads it."""
+    with contextlib.suppress(OSError):
+        writers.append(os.open(cases, os.O_WRONLY | os.O_NONBLOCK))
+    return bool(writers)
 
 
 def test_cuda_is_refused_where_the_program_has_none(native: Native, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from bertx.runtimes.process import Limits, run
+from program import gone, wait_until
 
 
 def python(text: str) -> list[str]:
@@ -51,14 +54,35 @@ def test_what_a_hanging_program_started_is_ended_with_it(tmp_path: Path) -> None
     )
     ended = run(python(f"{start}; time.sleep(60)"), Limits(seconds=1.5))
     assert ended.reason == "did not end within 1.5 s"
-    left = int(note.read_text())
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(left) and psutil.Process(left).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: gone(int(note.read_text())))
 
 
 def test_a_program_over_its_memory_is_ended() -> None:
     ended = run(python("x = bytearray(300 * 2**20); import time; time.sleep(60)"), Limits(memory_bytes=200 * 2**20))
     assert ended.reason == "used more than its 200 MiB of memory"
     assert ended.seconds < 30
+
+
+#: bertx, with a runner that starts a program: process ids go to the file that is named
+KILLED = """
+import sys
+from bertx.runtimes.process import Limits, run
+run(["sh", "-c", "sleep 600 & echo $$ $! $PPID > $0.new; mv $0.new $0; wait", sys.argv[1]], Limits())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes")
+def test_a_program_in_any_language_and_what_it_started_end_when_bertx_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    bertx = subprocess.Popen([sys.executable, "-c", KILLED, note])
+    wait_until(note.exists)
+    *runner, parent = map(int, note.read_text().split())
+    assert (parent, list(map(gone, runner))) == (bertx.pid, [False, False])
+    bertx.send_signal(signal.SIGKILL)
+    bertx.wait()
+    wait_until(lambda: all(map(gone, runner)))
+
+
+def test_nothing_is_left_of_what_watches_over_a_program() -> None:
+    run(python("pass"), Limits())
+    assert psutil.Process().children() == []

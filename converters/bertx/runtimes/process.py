@@ -1,6 +1,7 @@
 """Starting, timing, limiting and reading back a runner: stands once, serves every runtime.
 
-A crash, an out-of-memory kill or a hang is that artifact's verdict, never the tool's end.
+A crash, an out-of-memory kill or a hang is that artifact's verdict, never the tool's end; and the tool's end, a kill
+included, is the runner's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from bertx.errors import CODES, BertxError, InputRefused, LocalProblem, SourceUnavailable, escape
+from bertx.runtimes.group import group
 
 _INTERVAL = 0.05  # seconds between looks at a runner's memory
 _STDERR = 1 << 16  # bytes of a runner's last words that are read
@@ -58,32 +60,23 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
     most = limits.memory_bytes or int(psutil.virtual_memory().available * 0.95)
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
         peak, reason = 0, None
-        try:
-            watched = psutil.Process(process.pid)
-            while reason is None and _alive(process):
-                with contextlib.suppress(psutil.Error):
-                    peak = max(peak, watched.memory_info().rss)
-                if limits.stop is not None and limits.stop.is_set():
-                    reason = "was stopped"
-                elif peak > most:
-                    reason = f"used more than its {most // 2**20} MiB of memory"
-                elif time.monotonic() - started > limits.seconds:
-                    reason = f"did not end within {limits.seconds:g} s"
-        except psutil.NoSuchProcess:
-            pass
-        finally:
-            _end(process)
+        with group() as start:
+            try:
+                process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+            except OSError as error:
+                return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                watched = psutil.Process(process.pid)
+                while reason is None and _alive(process):
+                    with contextlib.suppress(psutil.Error):
+                        peak = max(peak, watched.memory_info().rss)
+                    if limits.stop is not None and limits.stop.is_set():
+                        reason = "was stopped"
+                    elif peak > most:
+                        reason = f"used more than its {most // 2**20} MiB of memory"
+                    elif time.monotonic() - started > limits.seconds:
+                        reason = f"did not end within {limits.seconds:g} s"
         code = process.returncode
         return Ended(time.monotonic() - started, peak, reason or _reason(code, errors), code)
 
@@ -94,16 +87,6 @@ def _alive(process: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return True
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the runner and whatever it started: they share a session of their own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    process.wait()
 
 
 def _reason(code: int, stream: IO[bytes]) -> str | None:

@@ -158,7 +158,6 @@ def main(program: Program) -> NoReturn:
 def guarded(work: Callable[[], None], name: str) -> NoReturn:
     """Does the work of a program and ends the process; what goes wrong becomes one line on standard error and an exit
     code."""
-    _die_with_parent()
     try:
         work()
     except BertxError as error:
@@ -225,11 +224,3 @@ def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str,
         path,
         metadata=dict(metadata),
     )
-
-
-def _die_with_parent() -> None:
-    """Asks Linux to end this process when bertx dies: a killed export must not leave a runner computing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL

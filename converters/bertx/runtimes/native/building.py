@@ -6,14 +6,11 @@ built.state  # "ready" (it was built before), "built", "failed" or "missing" (it
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +18,7 @@ from typing import IO, Any
 from bertx.errors import LocalProblem, UsageError, escape
 from bertx.exchange import locked
 from bertx.runtimes import registry
+from bertx.runtimes.group import group
 from bertx.runtimes.native import LEFTOVERS, Native, Places, Step, files
 
 Progress = Callable[[str], None]
@@ -182,41 +180,22 @@ def _make(runtime: Native, places: Places, progress: Progress) -> tuple[str, ...
 
 def _run(runtime: Native, step: Step, log: IO[bytes], progress: Progress) -> tuple[str, ...] | None:
     said: deque[str] = deque(maxlen=_TAIL)
-    try:
-        process = subprocess.Popen(
-            step.command(),
-            cwd=step.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return (f"{step.words[0]} cannot be started: {error.strerror}",)
-    assert process.stdout is not None
-    try:
+    piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with group() as start:
+        try:
+            process = start(step.command(), cwd=step.folder, **piped)
+        except OSError as error:
+            return (f"{step.words[0]} cannot be started: {error.strerror}",)
+        assert process.stdout is not None
         for raw in process.stdout:
             log.write(raw)
             line = raw.decode("utf-8", "replace").rstrip()
             said.append(line)
             progress(f"{runtime.name}: {line.strip()}")
         code = process.wait()
-    finally:
-        _end(process)
     if code == 0:
         return None
     return (*said, f"{step.words[0]} ended with exit code {code}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a compiler that was interrupted, and whatever it started: they share a session of their own."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-        process.wait()
 
 
 def _forget(runtime: Native) -> None:
