@@ -15,7 +15,7 @@ import pytest
 
 from bertx import manifest as manifests
 from bertx.errors import Bug, InputRefused
-from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source, TokenizerEntry
 from bertx.signature import DTYPES, Signature, TensorSpec
 
 SCHEMA_FILE = Path(__file__).parents[1] / "docs" / "schemas" / "bundle.schema.json"
@@ -44,6 +44,7 @@ MANIFEST = Manifest(
     head="BertForMaskedLM",
     artifacts=(WEIGHTS, GRAPH),
     files={"model.safetensors": ENTRY, "onnx/model.onnx": ENTRY, "東北.txt": FileEntry("0" * 64, 0)},
+    tokenizer=TokenizerEntry("built", ("tokenizer.json: padding was removed",), ("日本語",), "5.23.0"),
 )
 
 
@@ -55,6 +56,13 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 def test_what_is_written_fits_the_published_schema() -> None:
     VALIDATOR.check_schema(VALIDATOR.schema)
     VALIDATOR.validate(json.loads(manifests.encode(MANIFEST)))
+
+
+def test_a_bundle_without_a_tokenizer_says_so_and_an_older_one_nothing() -> None:
+    document = json.loads(manifests.encode(replace(MANIFEST, tokenizer=None)))
+    for each in (document, {key: value for key, value in document.items() if key != "tokenizer"}):
+        VALIDATOR.validate(each)
+        assert Manifest.from_json(each) == replace(MANIFEST, tokenizer=None)
 
 
 def test_the_published_schema_knows_the_dtypes_of_a_signature() -> None:
@@ -142,6 +150,11 @@ MALFORMED: dict[str, tuple[Edit, str]] = {
     "a size that is text": (_set("files", "東北.txt", "bytes", to="1"), "bytes is no size"),
     "a size that is true": (_set("files", "東北.txt", "bytes", to=True), "bytes is no size"),
     "a size below zero": (_set("files", "東北.txt", "bytes", to=-1), "bytes is no size"),
+    "a tokenizer that is text": (_set("tokenizer", to="built"), "tokenizer is no object"),
+    "a tokenizer without its changes": (_without("tokenizer", "changes"), "tokenizer lacks changes"),
+    "a tokenizer's unknown field": (_set("tokenizer", "x", to=1), "tokenizer has an unknown field x"),
+    "changes that are a text": (_set("tokenizer", "changes", to="padding"), "tokenizer.changes is no list"),
+    "a note that is a number": (_set("tokenizer", "notes", to=[1]), "tokenizer.notes is no text"),
     "bertx.json among its files": (
         _set("files", "bertx.json", to=ENTRY.to_json()),
         "lists bertx.json itself",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-import bertx
 import bertx.bundle as bundle
 from bertx import exchange
 from bertx.background import Background
@@ -134,7 +133,7 @@ def export(
             progress(change)
         report = _judge(entries, staged.folder, model, chosen, verify, progress, staged)
         kept = tuple(entry for entry in begun.kept if entry.path not in removed)
-        manifest = Manifest(bertx.__version__, begun.origin.result(), chosen.name, chosen.auto_class, kept, {})
+        manifest = begun.manifest(chosen, kept, made)
         for entry in entries:
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
@@ -169,8 +168,7 @@ def tokenizer(
             raise InputRefused("E_TOKENIZER", what, "put tokenizer.json or its vocabulary beside config.json")
         begun.bring(source)
         begun.stage_tokens(made)
-        origin, kept = begun.origin.result(), begun.kept
-        published = begun.staged.publish(Manifest(bertx.__version__, origin, chosen.name, chosen.auto_class, kept, {}))
+        published = begun.staged.publish(begun.manifest(chosen, begun.kept, made))
     return TokenizerExport(folder.resolve(), published, made)
 
 

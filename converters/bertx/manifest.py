@@ -138,8 +138,35 @@ class ArtifactEntry:
 
 
 @dataclass(frozen=True)
+class TokenizerEntry:
+    """What tokenizer.json is ("taken", "built" or "japanese"), what of it and beside it was changed, and what else is
+    to be known of it, a line each. `transformers` is the version that it was compared with, where it was asked."""
+
+    kind: str
+    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    transformers: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "changes": list(self.changes), "notes": list(self.notes)}
+
+    @staticmethod
+    def from_json(document: Any) -> TokenizerEntry:
+        """Reads what `to_json` wrote. Raises InputRefused where it is malformed."""
+        fields = _fields(document, ("kind", "changes", "notes", "transformers"), "tokenizer")
+        return TokenizerEntry(
+            kind=_text(fields["kind"], "tokenizer.kind"),
+            changes=_lines(fields["changes"], "tokenizer.changes"),
+            notes=_lines(fields["notes"], "tokenizer.notes"),
+            transformers=_optional_text(fields["transformers"], "tokenizer.transformers"),
+        )
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What bertx.json says. `bertx` is the version that wrote it, `files` lists all others of the bundle.
+
+    `tokenizer` is None where there is none, or where nobody noted what was made of it.
 
     Not listed are the folders in which git and huggingface_hub keep their own books.
     """
@@ -150,6 +177,7 @@ class Manifest:
     head: str
     artifacts: tuple[ArtifactEntry, ...]
     files: Mapping[str, FileEntry]
+    tokenizer: TokenizerEntry | None = None
 
     def parts(self, path: str) -> set[str]:
         """The listed files that make up the artifact at `path`: itself, the data beside its graph, its shards."""
@@ -171,6 +199,7 @@ class Manifest:
             "source": self.source.to_json(),
             "task": self.task,
             "head": self.head,
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.to_json(),
             "artifacts": [entry.to_json() for entry in self.artifacts],
             "files": {path: entry.to_json() for path, entry in self.files.items()},
         }
@@ -180,8 +209,10 @@ class Manifest:
         """Reads what `to_json` wrote. Raises InputRefused where it is malformed."""
         if isinstance(document, dict) and document.get("schema") != SCHEMA:
             raise _refuse(f"the schema {escape(document.get('schema'))} is not {SCHEMA}")
-        names = ("schema", "bertx", "source", "task", "head", "artifacts", "files")
-        fields = _fields(document, names, "the document")
+        names = ("schema", "bertx", "source", "task", "head", "tokenizer", "artifacts", "files")
+        older = {"tokenizer": None} if isinstance(document, dict) else {}  # a bundle that was made before it was noted
+        fields = _fields({**older, **document} if older else document, names, "the document")
+        tokenizer = fields["tokenizer"]
         if not isinstance(fields["artifacts"], list):
             raise _refuse("artifacts is no list")
         artifacts = tuple(
@@ -194,6 +225,7 @@ class Manifest:
             head=_text(fields["head"], "head"),
             artifacts=artifacts,
             files=_files(fields["files"], "files"),
+            tokenizer=None if tokenizer is None else TokenizerEntry.from_json(tokenizer),
         )
         _check_listed(manifest)
         return manifest
@@ -296,6 +328,12 @@ def _text(value: Any, where: str) -> str:
 
 def _optional_text(value: Any, where: str) -> str | None:
     return None if value is None else _text(value, where)
+
+
+def _lines(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _refuse(f"{where} is no list")
+    return tuple(_text(each, where) for each in value)
 
 
 def _anything(value: Any, where: str) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import __version__
 from bertx.background import Background
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.config import dumps
 from bertx.errors import InputRefused, UsageError, escape
-from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source
+from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source, TokenizerEntry
 from bertx.model.tasks import Task
 from bertx.runtimes.process import Limits
 from bertx.tokenizer import writer as tokenizers
@@ -29,12 +30,16 @@ def default_output(checkpoint: Checkpoint) -> Path:
 
 @dataclass(frozen=True)
 class Begun:
-    """A bundle that is being written: its source, the artifacts that it has, and what its tokenizer is to be."""
+    """A bundle that is being written: its source, the artifacts that it has, and what its tokenizer is to be.
+
+    `noted` is what a bundle that is its own source knows of its tokenizer.
+    """
 
     staged: bundle.Stage
     origin: Background[Source]
     kept: tuple[ArtifactEntry, ...]
     tokens: tokenizers.Plan | None
+    noted: TokenizerEntry | None = None
 
     def bring(self, checkpoint: Checkpoint) -> None:
         """Stages what a bundle takes over from its checkpoint beside the weights."""
@@ -56,6 +61,19 @@ class Begun:
                 self.staged.path(name).write_bytes(data)
         return (*made.changes, *made.notes) if made else ()
 
+    def manifest(self, task: Task, artifacts: tuple[ArtifactEntry, ...], made: tokenizers.Made | None) -> Manifest:
+        """What the bundle's manifest says before it lists files."""
+        source, entry = self.origin.result(), self._tokenizer(made)
+        return Manifest(__version__, source, task.name, task.auto_class, artifacts, {}, entry)
+
+    def _tokenizer(self, made: tokenizers.Made | None) -> TokenizerEntry | None:
+        if made is None:
+            return None
+        if self.noted is not None:
+            new = tuple(each for each in made.changes if each not in self.noted.changes)
+            return replace(self.noted, changes=(*self.noted.changes, *new))
+        return TokenizerEntry(made.kind, made.changes, made.notes, made.transformers)
+
 
 @contextmanager
 def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary: str | None = None) -> Iterator[Begun]:
@@ -69,7 +87,8 @@ def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary:
             # Another writer was there, or a killed one was finished.
             _differs(staged.old, origin.result(), task, False)
         kept = staged.old.artifacts if staged.old is not None and not replaced else ()
-        yield Begun(staged, origin, kept, planned)
+        own = source.home if source.origin == "bundle" else None
+        yield Begun(staged, origin, kept, planned, manifests.read(own).tokenizer if own is not None else None)
 
 
 def refuse_overlap(source: Checkpoint, output: Path) -> None:
@@ -85,7 +104,7 @@ def refuse_overlap(source: Checkpoint, output: Path) -> None:
 
 def _origin(source: Checkpoint, folder: Path) -> Source:
     """What the manifest records of the source: every file that was used, by hash."""
-    if source.initialised and source.home == folder.expanduser().resolve():  # the bundle became its own checkpoint
+    if source.origin == "bundle" and source.home == folder.expanduser().resolve():  # it stands for its own source
         return manifests.read(source.home).source
     paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
     files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}

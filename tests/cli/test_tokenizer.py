@@ -100,6 +100,35 @@ def test_every_exporter_brings_the_tokenizer(exports: tuple[Path, dict[str, Ran]
         assert json.loads((bundle / "tokenizer.json").read_text("utf-8"))["padding"] is None
 
 
+def test_the_manifest_says_what_was_changed(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Also after another export into the bundle, and of a bundle whose checkpoint is gone."""
+    source, bundle, copy = tmp_path / "source", tmp_path / "bundle", tmp_path / "copy"
+    shutil.copytree(checkpoint("fill-mask"), source)
+    document = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    padding = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None}
+    document["padding"] = {**padding, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    (source / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    told = checked(bertx("tokenizer", source, "-o", bundle, "--json").json)
+    assert "tokenizer.json: padding was removed" in told["changes"]
+    expected = {key: told[key] for key in ("kind", "changes", "notes")}
+    expected["transformers"] = told["compared"]["transformers"]
+    assert bertx("to-safetensors", source, "-o", bundle).code == 0
+    assert noted(bundle) == expected
+    shutil.rmtree(source)
+    for output in (bundle, copy):
+        assert bertx("to-safetensors", bundle, "-o", output, "--no-verify").code == 0
+        assert noted(output) == expected
+
+
+def noted(bundle: Path) -> Any:
+    """What a bundle's manifest says of its tokenizer."""
+    document = json.loads((bundle / "bertx.json").read_text("utf-8"))
+    validator("bundle").validate(document)
+    return document["tokenizer"]
+
+
 def test_verify_shows_the_tokenizer_and_fails_a_wrong_one(
     bertx: Callable[..., Ran], exports: tuple[Path, dict[str, Ran]], tmp_path: Path
 ) -> None:
