@@ -90,6 +90,7 @@ def export(
     task: str | None = None,
     options: ExportOptions | None = None,
     verify: VerifyOptions | None = VerifyOptions(),  # noqa: B008 - frozen
+    dictionary: str | None = None,
     force: bool = False,
     cache: Path | None = None,
     progress: Progress = silent,
@@ -97,8 +98,9 @@ def export(
     """Writes artifacts into a bundle and publishes it once every one of them was compared and passed.
 
     A format stands alone, with `options`, or in a pair with options of its own. `verify` None publishes without a
-    comparison; `cache` is where it is remembered which TorchScript files bertx wrote. Raises BertxError; of a failed
-    comparison it carries `report`, and the output is as it was.
+    comparison; `dictionary` is the MeCab dictionary of a Japanese tokenizer whose files name none; `cache` is where it
+    is remembered which TorchScript files bertx wrote. Raises BertxError; of a failed comparison it carries `report`,
+    and the output is as it was.
     """
     source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
     wanted = [(each, options or ExportOptions()) if isinstance(each, str) else each for each in formats]
@@ -111,7 +113,10 @@ def export(
     heads = [each.head for _, each in leaves if each.head is not None]
     _check_head(heads, leaves, chosen, output)
     limits, remembered = (verify or VerifyOptions()).limits(), cache or (verify or VerifyOptions()).cache
-    with begin(source, chosen, folder, force) as begun, _with_head(source, chosen, heads, verify) as model:
+    with (
+        begin(source, chosen, folder, force, dictionary) as begun,
+        _with_head(source, chosen, heads, verify) as model,
+    ):
         staged, tokens = begun.staged, Background(lambda: begun.make_tokens(limits, remembered))
         begun.bring(model)
         removed: set[str] = set()

@@ -29,6 +29,7 @@ from bertx.parity.cases import SETS
 from bertx.parity.given import lines_of
 from bertx.parity.options import VerifyOptions
 from bertx.runtimes import Foreign, foreign
+from bertx.tokenizer.mecab import DICTIONARIES
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ _KEYS = {
     "checkpoint": (str, dict),
     "revision": str,
     "task": str,
+    "mecab_dictionary": str,
     "output": str,
     "artifacts": list,
     "runtimes": list,
@@ -78,6 +80,7 @@ class Recipe:
     task: str | None = None
     output: Path | None = None
     verify: VerifyOptions = field(default_factory=VerifyOptions)
+    dictionary: str | None = None
 
 
 def read(path: Path) -> Recipe:
@@ -92,7 +95,9 @@ def read(path: Path) -> Recipe:
     for key in ("checkpoint", "artifacts"):
         if key not in document:
             raise UsageError("E_RECIPE", f"{escape(path.name)} has no {key}", "see docs/recipes.md")
-    output = document.get("output")
+    output, dictionary = document.get("output"), document.get("mecab_dictionary")
+    if dictionary not in (None, *DICTIONARIES):
+        _refuse(path.name, f"unknown mecab_dictionary {escape(dictionary)}, known are {', '.join(DICTIONARIES)}")
     return Recipe(
         path,
         _checkpoint(document["checkpoint"], path.name),
@@ -101,6 +106,7 @@ def read(path: Path) -> Recipe:
         document.get("task"),
         Path(output) if output is not None else None,
         _verify(document, path.name),
+        dictionary,
     )
 
 
@@ -121,6 +127,7 @@ def run(
         recipe.output,
         task=recipe.task,
         verify=recipe.verify,
+        dictionary=recipe.dictionary,
         force=force,
         progress=progress,
     )

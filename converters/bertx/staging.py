@@ -18,7 +18,7 @@ from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source, Tokenizer
 from bertx.model.tasks import Task
 from bertx.runtimes.process import Limits
 from bertx.tokenizer import writer as tokenizers
-from bertx.tokenizer.mecab import asked_dictionary
+from bertx.tokenizer.mecab import ASKED, asked_dictionary
 
 
 def default_output(checkpoint: Checkpoint) -> Path:
@@ -82,6 +82,9 @@ def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary:
     before = manifests.read(folder) if bundle.is_bundle(folder) else None
     replaced = before is not None and _differs(before, origin.result(), task, force)
     planned = tokenizers.plan(source.folder, dictionary or (None if replaced else asked_dictionary(folder)))
+    if dictionary is not None and (planned is None or planned.contract is None):
+        what = f"the tokenizer of {escape(source.source)} takes no MeCab dictionary"
+        raise UsageError("E_USAGE", what, f"leave {ASKED} out")
     with bundle.stage(folder, replace=replaced) as staged:
         if staged.old is not None and staged.old != before:
             # Another writer was there, or a killed one was finished.

@@ -176,17 +176,50 @@ def test_a_missing_dictionary_is_exit_5(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["tokenizer", "to-safetensors"])
 def test_a_dictionary_is_asked_for_once(
-    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path, command: str
 ) -> None:
-    """And an exporter into the same bundle keeps to the answer."""
+    """By whichever command comes first; an exporter into the same bundle keeps to the answer."""
     source = japanese(tmp_path / "source", checkpoint("feature-extraction"), mecab_kwargs=None)
     bundle = tmp_path / "out"
-    refused = bertx("to-safetensors", source, "-o", bundle, "--no-verify")
+    quick = () if command == "tokenizer" else ("--no-verify",)
+    refused = bertx(command, source, "-o", bundle, *quick)
     assert (refused.code, "names no MeCab dictionary" in refused.err) == (3, True)
-    assert bertx("tokenizer", source, "-o", bundle, "--mecab-dictionary", "ipadic").code == 0
+    assert "say which one it was trained with: --mecab-dictionary ipadic|unidic_lite|unidic" in refused.err
+    assert bertx(command, source, "-o", bundle, *quick, "--mecab-dictionary", "ipadic").code == 0
     assert bertx("to-safetensors", source, "-o", bundle, "--no-verify").code == 0
     contract = json.loads((bundle / "mecab_contract.json").read_text("utf-8"))
     assert contract["mecab"]["dictionary"]["named_by"] == "--mecab-dictionary"
     config = json.loads((bundle / "tokenizer_config.json").read_text("utf-8"))
     assert config["mecab_kwargs"] == {"mecab_dic": "ipadic"}
+
+
+def test_a_recipe_names_the_dictionary(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """And what it exports is compared with the tokenizer over that dictionary."""
+    source = japanese(tmp_path / "source", checkpoint("feature-extraction"), mecab_kwargs=None)
+    recipe = tmp_path / "recipe.toml"
+    lines = [f"checkpoint = {json.dumps(str(source))}", 'artifacts = ["onnx"]', 'runtimes = ["onnxruntime"]']
+    recipe.write_text("\n".join([*lines, 'mecab_dictionary = "ipadic"', ""]), "utf-8")
+    ran = bertx("run", recipe, "-o", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    (row,) = [row for row in ran.json["runs"][0]["report"]["results"][0]["outputs"] if row["name"] == "tokenizer"]
+    assert row["problem"] is None
+    contract = json.loads((tmp_path / "out" / "mecab_contract.json").read_text("utf-8"))
+    assert contract["mecab"]["dictionary"]["name"] == "ipadic"
+
+
+@pytest.mark.parametrize("command", ["tokenizer", "to-safetensors"])
+def test_a_dictionary_that_says_nothing_is_refused(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path, command: str
+) -> None:
+    """Where the tokenizer is not Japanese, and where a bundle has been made with another one."""
+    plain = bertx(command, checkpoint("fill-mask"), "-o", tmp_path / "plain", "--mecab-dictionary", "ipadic")
+    assert (plain.code, "takes no MeCab dictionary" in plain.err) == (2, True)
+    source = japanese(tmp_path / "source", checkpoint("feature-extraction"))
+    other = bertx(command, source, "-o", tmp_path / "other", "--mecab-dictionary", "ipadic")
+    assert (other.code, "names the MeCab dictionary unidic_lite, not ipadic" in other.err) == (3, True)
+    assert not (tmp_path / "plain").exists()
+    assert not (tmp_path / "other").exists()

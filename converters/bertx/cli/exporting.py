@@ -17,6 +17,7 @@ from bertx.errors import BertxError
 from bertx.formats import ExportOptions
 from bertx.inspection import listed_bytes
 from bertx.parity.options import VerifyOptions
+from bertx.tokenizer.mecab import DICTIONARIES
 
 #: the options that every exporter has
 OPTIONS = (
@@ -34,11 +35,19 @@ OPTIONS = (
 )
 
 
+mecab_option = click.option(
+    "--mecab-dictionary",
+    "dictionary",
+    type=click.Choice(list(DICTIONARIES)),
+    help="Of a Japanese tokenizer whose files name none.",
+)
+
+
 def exporter(*more: str) -> Decorator:
     """Decorates an exporting command: its argument and options."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        return click.argument("checkpoint")(common(*more, *OPTIONS)(function))
+        return click.argument("checkpoint")(common(*more, *OPTIONS)(mecab_option(function)))
 
     return add
 
@@ -60,6 +69,7 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
             task=chosen["task"],
             options=options,
             verify=None if chosen["no_verify"] else checking,
+            dictionary=chosen["dictionary"],
             force=chosen["force"],
             cache=cache_folder(),
             progress=phases,

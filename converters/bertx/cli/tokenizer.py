@@ -9,9 +9,9 @@ import click
 from bertx import api
 from bertx.checkpoint import fetch
 from bertx.cli import emit, emit_json
+from bertx.cli.exporting import mecab_option
 from bertx.cli.options import Phases, cache_folder, common, fetching
 from bertx.errors import escape
-from bertx.tokenizer.mecab import DICTIONARIES
 from bertx.tokenizer.settings import TOKENIZER
 from bertx.tokenizer.writer import Made
 
@@ -24,12 +24,7 @@ _KINDS = {
 
 @click.command("tokenizer")
 @click.argument("checkpoint")
-@click.option(
-    "--mecab-dictionary",
-    "dictionary",
-    type=click.Choice(list(DICTIONARIES)),
-    help="Of a Japanese tokenizer whose files name none.",
-)
+@mecab_option
 @common("output", "revision", "task", "force", "offline", "json", "verbose", "quiet")
 def command(checkpoint: str, dictionary: str | None, **chosen: Any) -> None:
     """Write tokenizer.json, which any tokenizers binding loads, and golden tokens beside it.

@@ -105,11 +105,15 @@ def open_tokenizer(folder: Path, dictionary: str | None = None) -> Tokenizer | N
 
 
 def contract_in(settings: Settings, dictionary: str | None = None) -> Contract | None:
-    """The MeCab contract of a folder: a bundle's own, or what the checkpoint's files say; None for other tokenizers."""
+    """The MeCab contract of a folder: a bundle's own, or what the checkpoint's files say; None for other tokenizers.
+
+    Raises InputRefused(E_TOKENIZER) where they name another dictionary than the one that is asked for.
+    """
     if not settings.japanese:
         return None
     if (settings.folder / CONTRACT).is_file():
         contract = mecab.read_contract(settings.folder)
+        mecab.dictionary_name({"mecab_dic": contract.dictionary.name}, dictionary)
         mecab.check_dictionary(contract)
         return contract
     return mecab.contract_of(settings, dictionary)

@@ -169,7 +169,7 @@ def dictionary_name(options: Mapping[str, Any], asked: str | None) -> str:
         message = (
             f"{CONFIG} names no MeCab dictionary, and what transformers takes then moved from ipadic to unidic_lite"
         )
-        hint = f"say which one it was trained with: bertx tokenizer {ASKED}"
+        hint = f"say which one it was trained with: {ASKED}"
         raise InputRefused("E_TOKENIZER", message, f"{hint} {'|'.join(DICTIONARIES)}")
     if name not in DICTIONARIES:
         raise _refuse(f"the MeCab dictionary {escape(name)} is not one of {', '.join(DICTIONARIES)}")
