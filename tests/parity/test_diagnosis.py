@@ -14,8 +14,8 @@ from mutants.trial import made, run, verdict
 ALL = {mutant.label: mutant for mutant in catalogue()}
 
 
-def told(label: str) -> str:
-    """The cause of a mutant's failure, told with its arrays as evidence."""
+def told(label: str, dtype: str = "float32") -> str:
+    """The cause of a mutant's failure, told with its arrays as evidence; `dtype` is what it claims."""
     mutant, stand = ALL[label], shared()[ALL[label].stand]
     with made(mutant, stand) as path:
         subject = stand.subject(mutant.format, path)
@@ -24,7 +24,7 @@ def told(label: str) -> str:
     assert result.verdict == "fail"
     cases = stand.quick.cases
     evidence = diagnosis.Evidence(
-        {case.name: case.inputs for case in cases}, ran.made.arrays, stand.quick.reference.exact.arrays
+        {case.name: case.inputs for case in cases}, ran.made.arrays, stand.quick.reference.exact.arrays, dtype
     )
     traits = {case.name: case.traits for case in cases}
     words = diagnosis.cause(result.outputs, result.taps, traits, result.first_bad_layer, evidence)
@@ -82,6 +82,11 @@ def told(label: str) -> str:
 )  # fmt: skip
 def test_the_cause_says_what_is_wrong(label: str, words: str) -> None:
     assert told(label).startswith(words)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_of_the_claimed_dtype_are_no_cause(dtype: str) -> None:
+    assert "wider tensor" not in told(f"bert/onnx/output-through-{dtype}", dtype)
 
 
 @pytest.mark.parametrize(

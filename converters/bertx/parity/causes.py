@@ -206,17 +206,18 @@ _POOLINGS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def _narrow(found: Findings) -> str | None:
-    """Numbers that fit in fewer bits: they passed through another dtype."""
+    """Numbers that fit in fewer bits than are claimed: they passed through another dtype."""
     import numpy as np
 
-    for row in found.rows:
+    claimed = found.evidence.dtype if found.evidence else None
+    for row in found.rows if claimed != "bfloat16" else ():
         arrays = [made for _, made, exact in found.pairs(row.name) if exact.dtype.kind == "f"]
         if not arrays:
             continue
         flat = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float32)
         if not (flat.view(np.uint32) & 0xFFFF).any():
             return f"{row.name} holds bfloat16 numbers in a wider tensor: it passed through bfloat16"
-        if (flat.astype(np.float16).astype(np.float32) == flat).all():
+        if claimed != "float16" and (flat.astype(np.float16).astype(np.float32) == flat).all():
             return f"{row.name} holds float16 numbers in a wider tensor: it passed through float16"
     return None
 

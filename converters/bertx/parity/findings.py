@@ -20,11 +20,15 @@ TAP = f"{HIDDEN_STATES}."
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers behind the rows: case -> input, case -> what was computed, case -> what is exact."""
+    """The numbers behind the rows: case -> input, case -> what was computed, case -> what is exact.
+
+    `dtype` is what the artifact claims to compute in.
+    """
 
     inputs: Mapping[str, Mapping[str, Array]]
     made: Mapping[str, Mapping[str, Array]]
     exact: Mapping[str, Mapping[str, Array]]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
     inputs = {case.name: case.inputs for case in bench.cases}
-    evidence = diagnosis.Evidence(inputs, made.arrays, bench.reference.exact.arrays)
+    evidence = diagnosis.Evidence(inputs, made.arrays, bench.reference.exact.arrays, subject.dtype)
     cause = diagnosis.cause(outputs, taps, traits, layer, evidence)
     return replace(result, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
 
