@@ -22,6 +22,9 @@ MAX_FIELDS = 5_000_000
 #: Bytes of a text that is read; longer ones (metadata) are left out.
 MAX_TEXT = 1 << 20
 
+#: the domain of ONNX's own operators, which files name by nothing
+STANDARD = "ai.onnx"
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: onnx.TensorProto.DataType, by the names of numpy where it has one
 _DTYPES = (
@@ -48,12 +51,16 @@ class Weight:
 
 @dataclass(frozen=True)
 class OnnxHeader:
-    """A model without its weights' data. `opsets` maps a domain ("ai.onnx") to its version."""
+    """A model without its weights' data. `opsets` maps a domain ("ai.onnx") to its version.
+
+    `domains` are those of its nodes, which may be fewer than `opsets` has.
+    """
 
     ir_version: int
     producer: str
     opsets: Mapping[str, int]
     nodes: int
+    domains: frozenset[str]
     signature: Signature
     weights: tuple[Weight, ...]
     metadata: Mapping[str, str]
@@ -161,18 +168,20 @@ def _model(reader: _Reader, whole: _Field) -> OnnxHeader:
             metadata[key] = value
     if graph is None:
         raise ValueError("it holds no graph")
-    nodes, signature, weights = _graph(reader, graph)
-    return OnnxHeader(ir_version, " ".join(producer).strip(), opsets, nodes, signature, weights, metadata)
+    domains, signature, weights = _graph(reader, graph)
+    named = frozenset(domain or STANDARD for domain in domains)
+    return OnnxHeader(ir_version, " ".join(producer).strip(), opsets, len(domains), named, signature, weights, metadata)
 
 
-def _graph(reader: _Reader, graph: _Field) -> tuple[int, Signature, tuple[Weight, ...]]:
-    nodes = 0
+def _graph(reader: _Reader, graph: _Field) -> tuple[list[str], Signature, tuple[Weight, ...]]:
+    """(the domain of each node, the signature, the weights)."""
+    domains: list[str] = []
     weights: list[Weight] = []
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for field in reader.fields(graph):
         if field.number == 1:
-            nodes += 1
+            domains.append(next((reader.text(each) for each in reader.fields(field) if each.number == 7), ""))
         elif field.number == 5:
             weights.append(_weight(reader, field))
         elif field.number == 11:
@@ -182,7 +191,7 @@ def _graph(reader: _Reader, graph: _Field) -> tuple[int, Signature, tuple[Weight
     # Before IR version 4 a weight was an input, too.
     named = {weight.name for weight in weights}
     fed = tuple(spec for spec in inputs if spec.name not in named)
-    return nodes, Signature(fed, tuple(outputs)), tuple(weights)
+    return domains, Signature(fed, tuple(outputs)), tuple(weights)
 
 
 def _weight(reader: _Reader, message: _Field) -> Weight:
@@ -238,7 +247,7 @@ def _opset(reader: _Reader, message: _Field) -> tuple[str, int]:
             domain = reader.text(field)
         elif field.number == 2:
             version = field.value
-    return domain or "ai.onnx", version
+    return domain or STANDARD, version
 
 
 def _pair(reader: _Reader, message: _Field) -> tuple[str, str]:

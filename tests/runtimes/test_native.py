@@ -282,3 +282,20 @@ def test_a_family_or_task_that_a_program_does_not_know_is_not_run_and_says_why(t
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         assert "fill-mask" in (runtime.refuses(tmp_path / "model.safetensors", "fill-mask") or "")
         assert runtime.refuses(tmp_path / "model.safetensors", "feature-extraction") is None
+
+
+@pytest.mark.parametrize("name", ["rten", "tract"])
+def test_operators_that_onnx_runtime_adds_are_not_run_where_they_are_not_known(name: str, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(each, TensorProto.FLOAT, ["batch", 4]) for each in ("x", "y")]
+    for domain in ("", "com.microsoft"):
+        node = helper.make_node("Gelu", ["x"], ["y"], domain=domain)
+        imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+        graph = helper.make_graph([node], "gelu", values[:1], values[1:])
+        onnx.save(helper.make_model(graph, opset_imports=imports), tmp_path / "model.onnx")
+        refused = registry()[name].refuses(tmp_path / "model.onnx", "feature-extraction")
+        assert ("com.microsoft" in (refused or "")) == bool(domain)
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    assert registry()[name].refuses(tmp_path / "model.onnx", "feature-extraction") is None  # which its runner fails

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bertx.runtimes.native.cargo import Cargo
+from bertx.runtimes.native.operators import refusal
 
 
 class Tract(Cargo):
@@ -13,6 +16,9 @@ class Tract(Cargo):
     # blocks of products (of 192 in the processors seen) and then their sums: of K products, its rounding is
     # √(K / 192) times less. So 2 is enough for sums of 6,900 products; BERT's longest have 3,072 (base), 4,096 (large).
     allowance = 2.0
+
+    def refuses(self, artifact: Path, task: str) -> str | None:
+        return refusal(artifact)
 
 
 RUNTIME = Tract()
