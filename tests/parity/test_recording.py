@@ -45,6 +45,13 @@ def test_a_right_file_passes_and_the_report_says_that_the_reference_was_recorded
     assert [row.name for row in found.results[0].outputs] == ["last_hidden_state", "pooler_output"]
 
 
+def test_rows_are_not_regrouped_where_the_recording_does_not_show_that_they_are_independent(
+    recording: Path, tmp_path: Path
+) -> None:
+    (result,) = verify(draw(tmp_path / "model.onnx", shape=(5, "sequence")), recording, allow_static=True).results
+    assert (result.verdict, result.reason) == ("not-run", "no recorded case fits what it takes")
+
+
 def test_a_wrong_file_fails_by_the_recorded_noise(tmp_path: Path) -> None:
     stated = {name: {"rms": 2e-6, "max": 5e-6} for name in ("last_hidden_state", "pooler_output")}
     (result,) = verify(draw(tmp_path / "model.onnx", nudge=1e-3), record(tmp_path / "golden", noise=stated)).results
