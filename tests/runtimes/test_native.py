@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -142,6 +143,17 @@ def test_a_runner_tells_what_computed_and_how_long_it_took(native: Native, timed
     assert (result["device"], bool(result["provider"])) == ("cpu", True)
     assert list(result["latency"]["milliseconds"]) == ["1x16"]  # its longest text has 40 tokens
     assert result["latency"]["rounds"] == 7
+
+
+def test_a_folder_may_have_a_name_that_no_repository_has(
+    bertx: Callable[..., Ran], tiny_bundle: Path, built: dict[str, str], tmp_path: Path
+) -> None:
+    """As that of a bundle has while it is written: an export is verified before it is published."""
+    if not ready():
+        pytest.skip("no native runtime is ready")
+    folder = shutil.copytree(tiny_bundle, tmp_path / ".two--dashes and 空白")
+    found = _verified(bertx("verify", folder, "--json", *_named(), **built))
+    assert {each: found[each]["reason"] for each in found} == dict.fromkeys(runtime.name for runtime in ready())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

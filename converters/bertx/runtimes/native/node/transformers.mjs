@@ -9,13 +9,14 @@ env.allowRemoteModels = false;
 env.useFSCache = false;
 env.logLevel = LogLevel.ERROR;
 
-// Loads an artifact without a download. Without a config.json beside it, it is taken as an encoder of no known family.
+// Loads an artifact without a download, from its folder as a whole path: a name alone would have to be one that a
+// repository on the Hub may have, and that of a folder which is being written begins with a dot. Without a config.json
+// beside it, it is taken as an encoder of no known family.
 async function load(artifact) {
   const folder = path.dirname(path.resolve(artifact));
   const inBundle = path.basename(folder) === "onnx";
   const root = inBundle ? path.dirname(folder) : folder;
-  env.localModelPath = path.dirname(root);
-  return AutoModel.from_pretrained(path.basename(root), {
+  return AutoModel.from_pretrained(root, {
     config: fs.existsSync(path.join(root, "config.json")) ? null : { model_type: "custom" },
     device: "cpu",
     dtype: "fp32", // the suffix of the file's name; the artifact's name has its own
@@ -32,8 +33,7 @@ async function encoder(tokenizer, longest) {
   if (fs.existsSync(path.join(folder, "mecab_contract.json"))) {
     throw new Error("it does not do what mecab_contract.json asks for: Japanese texts are for programs that do");
   }
-  env.localModelPath = path.dirname(folder);
-  const encode = await AutoTokenizer.from_pretrained(path.basename(folder), { local_files_only: true });
+  const encode = await AutoTokenizer.from_pretrained(folder, { local_files_only: true });
   const spell = speller(JSON.parse(fs.readFileSync(tokenizer, "utf8")).normalizer);
   return (texts) => {
     const encoded = Object.entries(encode(texts.map(spell), { padding: false, truncation: false, return_tensor: false }));
