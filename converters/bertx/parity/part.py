@@ -100,8 +100,9 @@ def first_bad_part(stations: Stations, made: Made) -> Part | None:
         elif any(row.passed for row in _rows(station, stand or made.names, made)):
             right.add(number)
     last = len(listed) - 1
-    # Without an end, a layer of which nothing is right may not be there at all.
-    if last in right or (last not in wrong if made.end else not (wrong and right)):
+    # Without an end, a layer of which nothing is right and no matrix is found may not be there at all.
+    there = made.end is not None or bool(right or _by_matrix(stations, made))
+    if last in right or not wrong or not there or (made.end is not None and last not in wrong):
         return None
     sound = right.union(*(listed[number].needs for number in right))
     first = [n for n in range(len(listed)) if n not in sound and listed[n].needs <= sound]
@@ -219,25 +220,32 @@ def _with_bias(value: str, made: Made, users: Mapping[str, int]) -> str:
     return node.outputs[0] if node.kind in _SUMS and fixed else value
 
 
-def _by_weights(stations: Stations, made: Made) -> list[tuple[str, Node]]:
-    """(module, node) by the matrix that the node reads; the only one of its shape that is left is taken too."""
-    reading = [(node, name) for node in made.nodes for name in node.inputs if name in made.constants]
-    found: list[tuple[str, Node]] = []
-    left: list[tuple[tuple[int, ...], Node]] = []
-    for node, name in reading:
-        array = made.constants[name]
+def _by_matrix(stations: Stations, made: Made) -> list[tuple[str, Node]]:
+    """(module, node) by the matrix that the node reads."""
+    found = []
+    for node, array in _reading(made):
         alike = [module for module, weight in stations.weights.items() if _alike(array, weight)]
-        if len(alike) == 1:
-            found.append((alike[0], node))
-        elif not alike and array.ndim == 2:
-            left.append((tuple(sorted(array.shape)), node))
-    named = {module for module, _ in found}
-    shapes = {m: tuple(sorted(weight.shape)) for m, weight in stations.weights.items() if m not in named}
-    for module, shape in shapes.items():
-        nodes = [node for other, node in left if other == shape]
-        if len(nodes) == 1 and list(shapes.values()).count(shape) == 1:
-            found.append((module, nodes[0]))
+        found += [(alike[0], node)] if len(alike) == 1 else []
     return found
+
+
+def _by_weights(stations: Stations, made: Made) -> list[tuple[str, Node]]:
+    """The same; of a matrix that is nobody's, the only one of its shape that is left is taken for the module's."""
+    found = _by_matrix(stations, made)
+    named, nodes = {module for module, _ in found}, [node for _, node in found]
+    left = {module: tuple(sorted(weight.shape)) for module, weight in stations.weights.items() if module not in named}
+    shapes = [(tuple(sorted(array.shape)), node) for node, array in _reading(made) if node not in nodes]
+    for module, shape in left.items():
+        fitting = [node for other, node in shapes if other == shape]
+        if len(fitting) == 1 and list(left.values()).count(shape) == 1:
+            found.append((module, fitting[0]))
+    return found
+
+
+def _reading(made: Made) -> list[tuple[Node, Array]]:
+    """(node, matrix that it reads)"""
+    reads = [(node, made.constants[name]) for node in made.nodes for name in node.inputs if name in made.constants]
+    return [(node, array) for node, array in reads if array.ndim == 2]
 
 
 def _alike(array: Array, weight: Array) -> bool:
