@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.checkpoint import Checkpoint
-from bertx.errors import InputRefused
+from bertx.errors import SourceUnavailable
 from bertx.runtimes import process
 from bertx.runtimes.eager import EagerProgram
 from bertx.runtimes.protocol import Tensors, guarded, read_tensors, write_outputs
@@ -58,14 +58,14 @@ class Stations:
 def compute(
     checkpoint: Checkpoint, inputs: Path, dtype: str, device: str, boundary: int, limits: process.Limits
 ) -> Stations:
-    """The stations on a file of cases. Raises InputRefused where they cannot be told."""
+    """The stations on a file of cases. Raises SourceUnavailable where they cannot be told."""
     outputs = inputs.with_name("stations.safetensors")
     paths = {"artifact": checkpoint.folder / "model", "inputs": inputs, "outputs": outputs}
     named = {**paths, "dtype": dtype, "device": device, "boundary": boundary}
     command = [sys.executable, "-P", "-m", __name__, *(part for k, v in named.items() for part in (f"--{k}", str(v)))]
     ended = process.run(command, limits)
     if ended.reason is not None:
-        raise InputRefused(
+        raise SourceUnavailable(
             "E_REFERENCE", f"the parts of the layer cannot be told: {ended.reason}", "see docs/parity.md"
         )
     return read(read_tensors(outputs))
@@ -214,7 +214,7 @@ def _groups(log: _Log, before: Any, after: Any) -> list[_Group]:
     end = next((k for k, tensor in enumerate(seen) if equal(tensor, after)), None)
     start = 0 if before is None else next((k for k, tensor in enumerate(seen) if equal(tensor, before)), None)
     if end is None or start is None or end < start:
-        raise InputRefused("E_REFERENCE", "no module gives the layer boundary", "see docs/parity.md")
+        raise SourceUnavailable("E_REFERENCE", "no module gives the layer boundary", "see docs/parity.md")
     found: dict[int, list[int]] = {}
     for k in range(start, end + 1):
         # What does not come from the boundary (tables of distances, say) lies beside the layer, not in it.
