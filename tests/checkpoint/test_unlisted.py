@@ -134,6 +134,11 @@ def test_a_file_that_is_missing_is_named(
     assert told(offline) == []
 
 
+def test_a_vocabulary_is_missing_where_there_is_known_to_be_no_tokenizer_json(offline: HubOptions, fill: Fill) -> None:
+    fill(without=["vocab.txt"])
+    assert "it lacks the vocabulary (vocab.txt, " in refusal(offline, "E_OFFLINE").message
+
+
 def test_a_blob_that_is_gone_is_a_file_that_is_missing(offline: HubOptions, fill: Fill) -> None:
     (fill() / WEIGHTS).resolve().unlink()
     assert f"it lacks {WEIGHTS}" in refusal(offline, "E_OFFLINE").message

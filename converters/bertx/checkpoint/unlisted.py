@@ -62,8 +62,10 @@ class Unlisted:
         found = {name for name in there if _VOCABULARY.fullmatch(name)}
         if "vocab.json" in found and "merges.txt" not in {*there, *self.vain}:
             return ["merges.txt"]
-        none = _TOKENIZER in self.vain and any(_VOCABULARY.fullmatch(name) for name in self.vain)
-        return [] if found or none else [_TOKENIZER]
+        if found or _TOKENIZER not in self.vain:
+            return [] if found else [_TOKENIZER]
+        none = any(_VOCABULARY.fullmatch(name) for name in self.vain)
+        return [] if none else ["the vocabulary (vocab.txt, vocab.json, bpe.codes or *.model)"]
 
     def _modules(self, there: Collection[str]) -> list[str]:
         """What the modules that modules.json names consist of; what is wrong with it is refused where it is read."""
