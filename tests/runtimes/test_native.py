@@ -23,7 +23,7 @@ from bertx.cli.options import cache_folder
 from bertx.runtimes import Job, registry
 from bertx.runtimes.native import Native
 from bertx.runtimes.process import Limits, run
-from bertx.runtimes.protocol import write_cases
+from bertx.runtimes.protocol import read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec
 from cli.documents import checked
 from families import make_class
@@ -32,6 +32,9 @@ from program import Ran, gone, ready_or_skip, wait_until
 NATIVE = [each.at(cache_folder()) for each in registry().values() if isinstance(each, Native)]
 FED = Path(__file__).with_name("fed_runner.py")
 FAULTS = ("mask-ignored", "inputs-swapped")
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+#: runtimes that compute with one thread, whatever they are told
+ONE_THREAD = ("tract", "onnxruntime-web")
 
 #: the tiny BERT in every format
 RECIPE = """
@@ -156,6 +159,22 @@ def test_a_folder_may_have_a_name_that_no_repository_has(
     assert {each: found[each]["reason"] for each in found} == dict.fromkeys(runtime.name for runtime in ready())
 
 
+def test_it_computes_with_the_threads_that_it_is_told_or_says_that_it_has_one(
+    native: Native, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    (form,) = native.reads
+    job = Job(_artifact(tiny_bundle, form), tmp_path / "cases", tmp_path / "out", "cpu")
+    case = {name: np.ones((1, 3), dtype=np.int64) for name in NAMES}
+    specs = tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in NAMES)
+    outputs = (TensorSpec("last_hidden_state", "float32", ()),)
+    # Three: as many as no runtime takes by itself here, where tests have two or four processors.
+    write_cases(job.inputs, {"one": case}, Signature(specs, outputs), "feature-extraction", "float32", {"threads": "3"})
+    assert run(native.command(job), Limits(60)).reason is None
+    assert read_tensors(job.outputs).metadata["threads"] == ("1" if native.name in ONE_THREAD else "3")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrongly_fed_it_fails(native: Native, fault: str, faults: Mapping[tuple[str, str], Any]) -> None:
     """So a right answer means that the program feeds the model as it must."""
@@ -213,11 +232,10 @@ def test_a_file_of_another_dtype_is_refused_with_a_word_about_it(native: Native,
     import numpy as np
 
     (form,) = native.reads
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    specs = tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in names)
+    specs = tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in NAMES)
     signature = Signature(specs, (TensorSpec("last_hidden_state", "float32", ()),))
     job = Job(_artifact(half, form), tmp_path / "cases", tmp_path / "out", "cpu")
-    case = {name: np.ones((1, 3), dtype=np.int64) for name in names}
+    case = {name: np.ones((1, 3), dtype=np.int64) for name in NAMES}
     write_cases(job.inputs, {"one": case}, signature, "feature-extraction", "float32")
     ended = run(native.command(job), Limits(60))
     assert "float16 where float32 is claimed" in (ended.reason or "")

@@ -253,7 +253,8 @@ def _timed(
         return result
     progress(f"{result.artifact} in {result.runtime}: its latency")
     cases = batches(benches[job.asked].cases)
-    made = _run(job, cases, origin, where, options.limits()).made if cases else None
+    alone = {"threads": str(os.cpu_count() or 1)}
+    made = _run(job, cases, origin, where, options.limits(), alone).made if cases else None
     return replace(result, latency=measured(made.metadata) if made else None)
 
 

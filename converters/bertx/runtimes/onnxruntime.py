@@ -7,6 +7,7 @@ recorded taps were added to its outputs. Providers are asserted: onnxruntime-gpu
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,8 @@ class OnnxRuntimeProgram(Program):
 
     def open(self, artifact: Path, device: str, metadata: Mapping[str, str]) -> None:
         self.device = device
-        threads = int(metadata.get("threads") or 0)
-        self.session = _session(str(artifact), device, artifact.parent, threads)
+        self.intra_op = int(metadata.get("threads") or os.cpu_count() or 1)
+        self.session = _session(str(artifact), device, artifact.parent, self.intra_op)
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
         taps = _taps(self.session)
@@ -62,7 +63,7 @@ class OnnxRuntimeProgram(Program):
         more = {**self.inside.values, **self.inside.constants} if self.inside else {}
         self.weights = _weights(artifact, more)
         asked = {name: tensor for name, tensor in {**taps, **more}.items() if name not in self.weights}
-        self.tensors, self.tapped = _tapped(artifact, device, asked, self.session, threads)
+        self.tensors, self.tapped = _tapped(artifact, device, asked, self.session, self.intra_op)
         strange = {value.name for value in self.tapped.get_outputs() if value.type not in _TYPES}
         # numpy has no bfloat16, say: of the values inside, those that it has are looked at.
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in taps or tensor not in strange}
@@ -94,9 +95,12 @@ class OnnxRuntimeProgram(Program):
             **({inside.KEY: self.inside.to_json()} if self.inside else {}),
         }
 
+    def threads(self) -> int:
+        return self.intra_op
+
 
 def _session(model: str | bytes, device: str, folder: Path, threads: int) -> Any:
-    """A session at the level that users run; `threads` 0 is one for each processor."""
+    """A session at the level that users run."""
     import onnxruntime
 
     if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):

@@ -149,6 +149,12 @@ class Program(ABC):
     def facts(self) -> Mapping[str, str]:
         """version, provider and device that were really used."""
 
+    def threads(self) -> int:
+        """How many threads it computes with: PyTorch's, of most programs."""
+        import torch
+
+        return torch.get_num_threads()
+
 
 def main(program: Program) -> NoReturn:
     """Runs a Python runner from the command line and ends the process with the protocol's exit code."""
@@ -200,7 +206,12 @@ def _serve(program: Program) -> None:
     write_outputs(
         chosen.outputs,
         results,
-        {"runtime": program.runtime, "seconds": json.dumps(seconds), **program.facts()},
+        {
+            "runtime": program.runtime,
+            "seconds": json.dumps(seconds),
+            "threads": str(program.threads()),
+            **program.facts(),
+        },
     )
 
 

@@ -32,6 +32,7 @@ torch::Device device_named(const std::string& name) {
 class LibTorch : public Model {
  public:
   void open(const Task& task) override {
+    if (task.threads > 0) at::set_num_threads(task.threads);
     device_ = device_named(task.device);
     module_ = torch::jit::load(task.artifact, device_);
     module_.eval();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "onnxruntime_api.h"
 #include "runner.hpp"
@@ -39,6 +40,8 @@ class OnnxRuntime : public Model {
     OrtSessionOptions* options = nullptr;
     need(ort_->CreateSessionOptions(&options));
     const auto released = held(options, ort_->ReleaseSessionOptions);
+    threads_ = task.threads > 0 ? task.threads : static_cast<int>(std::thread::hardware_concurrency());
+    need(ort_->SetIntraOpNumThreads(options, threads_));
     OrtSession* session = nullptr;
     need(ort_->CreateSession(env, task.artifact.c_str(), options, &session));
     session_ = held(session, ort_->ReleaseSession);
@@ -68,7 +71,8 @@ class OnnxRuntime : public Model {
   }
 
   std::map<std::string, std::string> facts() const override {
-    return {{"version", version_}, {"provider", "CPUExecutionProvider"}, {"device", "cpu"}, {"dtype", dtype_}};
+    return {{"version", version_}, {"provider", "CPUExecutionProvider"}, {"device", "cpu"}, {"dtype", dtype_},
+            {"threads", std::to_string(threads_)}};
   }
 
  private:
@@ -159,6 +163,7 @@ class OnnxRuntime : public Model {
   }
 
   std::string path_, version_, dtype_;
+  int threads_ = 0;
   std::unique_ptr<Ort> ort_;
   std::shared_ptr<OrtEnv> env_;
   std::shared_ptr<OrtSession> session_;

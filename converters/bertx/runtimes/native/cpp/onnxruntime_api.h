@@ -34,6 +34,7 @@ constexpr int kOrtLogError = 3, kOrtArenaAllocator = 1, kOrtMemTypeDefault = 0;
   X(9, OrtStatus*, Run, OrtSession*, const OrtRunOptions*, const char* const* input_names, const OrtValue* const*,   \
     size_t inputs, const char* const* output_names, size_t outputs, OrtValue**)                                      \
   X(10, OrtStatus*, CreateSessionOptions, OrtSessionOptions**)                                                       \
+  X(24, OrtStatus*, SetIntraOpNumThreads, OrtSessionOptions*, int threads)                                           \
   X(30, OrtStatus*, SessionGetInputCount, const OrtSession*, size_t*)                                                \
   X(31, OrtStatus*, SessionGetOutputCount, const OrtSession*, size_t*)                                               \
   X(33, OrtStatus*, SessionGetInputTypeInfo, const OrtSession*, size_t, OrtTypeInfo**)                               \

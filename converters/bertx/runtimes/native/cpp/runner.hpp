@@ -18,9 +18,11 @@ struct Spec {
   std::vector<Json> shape;
 };
 
-// What is asked: the model file, the device, the dtype that the file claims, the inputs in order, the outputs.
+// What is asked: the model file, the device, the dtype that the file claims, how many threads to compute with (0: as
+// many as the library likes), the inputs in order, the outputs.
 struct Task {
   std::string artifact, device, dtype;
+  int threads;
   std::vector<Spec> inputs, outputs;
 };
 
@@ -81,6 +83,7 @@ inline void serve(int argc, char** argv, const std::string& runtime, Model& mode
   TensorFile file = read_safetensors(chosen("--inputs"));
   const Json signature = Json::parse(file.metadata.at("signature"));
   const Task task{chosen("--artifact"), chosen("--device"), file.metadata.at("dtype"),
+                  std::stoi(file.metadata.count("threads") ? file.metadata.at("threads") : "0"),
                   specs(signature.at("inputs")), specs(signature.at("outputs"))};
   std::map<std::string, Tensors> cases;
   for (auto& [name, tensor] : file.tensors) {

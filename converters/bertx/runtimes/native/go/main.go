@@ -52,7 +52,15 @@ func (r *onnxRuntime) Open(task Task) error {
 		return err
 	}
 	r.dtype = task.Dtype
-	r.session, err = ort.NewDynamicAdvancedSession(task.Artifact, names(r.inputs), names(r.outputs), nil)
+	options, err := ort.NewSessionOptions()
+	if err != nil {
+		return err
+	}
+	defer options.Destroy()
+	if err := options.SetIntraOpNumThreads(task.Threads); err != nil {
+		return err
+	}
+	r.session, err = ort.NewDynamicAdvancedSession(task.Artifact, names(r.inputs), names(r.outputs), options)
 	return err
 }
 

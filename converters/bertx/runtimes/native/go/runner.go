@@ -6,7 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,9 +20,11 @@ type Spec struct {
 	Shape []any  `json:"shape"`
 }
 
-// Task is what is asked: the model file, the device, the inputs in order and the outputs.
+// Task is what is asked: the model file, the device, the threads, the inputs in order and the
+// outputs.
 type Task struct {
 	Artifact, Device, Dtype string
+	Threads                 int // to compute with
 	Inputs                  []Spec `json:"inputs"`
 	Outputs                 []Spec `json:"outputs"`
 }
@@ -36,7 +40,7 @@ type Model interface {
 var errDevice = errors.New("E_DEVICE")
 
 // runner runs a model from the command line (docs/runners.md); a failure is one line on standard error.
-func runner(runtime string, model Model) {
+func runner(name string, model Model) {
 	artifact := flag.String("artifact", "", "the model file")
 	inputs := flag.String("inputs", "", "the file of cases")
 	outputs := flag.String("outputs", "", "the file to write")
@@ -44,10 +48,10 @@ func runner(runtime string, model Model) {
 	tokenizer := flag.String("tokenizer", "", "not for this runner: it takes no texts")
 	flag.Parse()
 	if *tokenizer != "" {
-		fmt.Fprintf(os.Stderr, "%s: it takes no texts\n", runtime)
+		fmt.Fprintf(os.Stderr, "%s: it takes no texts\n", name)
 		os.Exit(1)
 	}
-	err := serve(runtime, model, Task{Artifact: *artifact, Device: *device}, *inputs, *outputs)
+	err := serve(name, model, Task{Artifact: *artifact, Device: *device}, *inputs, *outputs)
 	if err == nil {
 		return
 	}
@@ -56,16 +60,21 @@ func runner(runtime string, model Model) {
 		fmt.Fprintf(os.Stderr, "%s; use --device cpu\n", line)
 		os.Exit(5)
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s\n", runtime, line)
+	fmt.Fprintf(os.Stderr, "%s: %s\n", name, line)
 	os.Exit(1)
 }
 
-func serve(runtime string, model Model, task Task, inputs, outputs string) error {
+func serve(name string, model Model, task Task, inputs, outputs string) error {
 	tensors, metadata, err := readSafetensors(inputs)
 	if err != nil {
 		return err
 	}
-	task.Dtype = metadata["dtype"]
+	task.Dtype, task.Threads = metadata["dtype"], runtime.NumCPU()
+	if text, there := metadata["threads"]; there {
+		if task.Threads, err = strconv.Atoi(text); err != nil {
+			return fmt.Errorf("threads: %w", err)
+		}
+	}
 	if err := json.Unmarshal([]byte(metadata["signature"]), &task); err != nil {
 		return fmt.Errorf("the signature: %w", err)
 	}
@@ -73,12 +82,12 @@ func serve(runtime string, model Model, task Task, inputs, outputs string) error
 		return err
 	}
 	made, seconds := map[string]Tensor{}, map[string]float64{}
-	for name, given := range cases(tensors) {
+	for named, given := range cases(tensors) {
 		axes := map[string]int64{}
 		for _, spec := range task.Inputs {
 			tensor, there := given[spec.Name]
 			if !there {
-				return fmt.Errorf("case %s lacks the input %s", name, spec.Name)
+				return fmt.Errorf("case %s lacks the input %s", named, spec.Name)
 			}
 			if err := check(spec, tensor, axes); err != nil {
 				return err
@@ -89,7 +98,7 @@ func serve(runtime string, model Model, task Task, inputs, outputs string) error
 		if err != nil {
 			return err
 		}
-		seconds[name] = time.Since(started).Seconds()
+		seconds[named] = time.Since(started).Seconds()
 		for _, spec := range task.Outputs {
 			if tensor, there := results[spec.Name]; there {
 				if err := check(spec, tensor, axes); err != nil {
@@ -98,7 +107,7 @@ func serve(runtime string, model Model, task Task, inputs, outputs string) error
 			}
 		}
 		for output, tensor := range results {
-			made[name+"/"+output] = tensor
+			made[named+"/"+output] = tensor
 		}
 	}
 	taken, err := json.Marshal(seconds)
@@ -106,7 +115,7 @@ func serve(runtime string, model Model, task Task, inputs, outputs string) error
 		return err
 	}
 	facts := model.Facts()
-	facts["runtime"], facts["seconds"] = runtime, string(taken)
+	facts["runtime"], facts["seconds"], facts["threads"] = name, string(taken), strconv.Itoa(task.Threads)
 	return writeSafetensors(outputs, made, facts)
 }
 

@@ -60,7 +60,7 @@ await program("onnxruntime-web", async ({ artifact, tokenizer, browser: executab
     const page = await browser.newPage();
     await page.goto(`http://127.0.0.1:${server.address().port}/`);
     await page.waitForFunction(() => window.runModel);
-    const about = { runtime: "onnxruntime-web", version: `${version("onnxruntime-web")} in Chromium ${browser.version()}`, provider: "wasm" };
+    const about = { runtime: "onnxruntime-web", version: `${version("onnxruntime-web")} in Chromium ${browser.version()}`, provider: "wasm", threads: 1 };
     const data = [`${path.basename(artifact)}_data`].filter((name) => fs.existsSync(fileAt(`/data/${name}`, artifact)));
     const run = (given) => window.runModel(...given).then(() => null, (error) => error.message);
     const problem = await page.evaluate(run, [about, data]);

@@ -4,7 +4,7 @@
 import { read, write } from "./safetensors.mjs";
 
 // What is asked: the inputs in order, the outputs, the dtype that the file claims; the cases, and the texts of some of
-// them, by name; the most tokens that a text may have.
+// them, by name; the most tokens that a text may have; how many threads to compute with.
 export function questions(bytes) {
   const { tensors, metadata } = read(bytes);
   const { inputs, outputs } = JSON.parse(metadata.signature);
@@ -15,7 +15,8 @@ export function questions(bytes) {
     cases.set(name, { ...cases.get(name), [key.slice(slash + 1)]: tensor });
   }
   const texts = JSON.parse(metadata.texts ?? "{}");
-  return { inputs, outputs, dtype: metadata.dtype, cases, texts, longest: Number(metadata.longest ?? 0) || undefined };
+  const [longest, threads] = [metadata.longest, metadata.threads].map((text) => Number(text ?? 0) || undefined);
+  return { inputs, outputs, dtype: metadata.dtype, cases, texts, longest, threads };
 }
 
 // The bytes of the file of outputs.

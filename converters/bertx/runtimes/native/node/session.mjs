@@ -45,9 +45,14 @@ export function feeds(ort, names, inputs) {
   return Object.fromEntries(Object.entries(names).map(([theirs, ours]) => [theirs, fed(ort, inputs[ours])]));
 }
 
-// `source` is a path or bytes, `about` the runtime's name and version and the provider that it computes with.
-export async function sessionModel(ort, source, question, { runtime, version, provider }, options = {}) {
-  const session = await ort.InferenceSession.create(source, { executionProviders: [provider], logSeverityLevel: 3, ...options });
+// The threads that the cases ask for, as an option of sessions and as a fact; without, a session takes as many as it likes.
+export const threaded = ({ threads }) => (threads ? { intraOpNumThreads: threads } : {});
+export const told = ({ threads }) => (threads ? { threads: String(threads) } : {});
+
+// `source` is a path or bytes, `about` the runtime's name and version and the provider that it computes with, and its
+// threads where they are not for the question to say.
+export async function sessionModel(ort, source, question, { runtime, version, provider, threads = question.threads }, options = {}) {
+  const session = await ort.InferenceSession.create(source, { executionProviders: [provider], logSeverityLevel: 3, ...threaded({ threads }), ...options });
   const names = bound(session, question);
   return {
     runtime,
@@ -55,6 +60,6 @@ export async function sessionModel(ort, source, question, { runtime, version, pr
       const results = await session.run(feeds(ort, names, inputs));
       return Object.fromEntries(session.outputNames.map((name) => [name, taken(results[name])]));
     },
-    facts: () => ({ version, provider, device: "cpu", dtype: question.dtype }),
+    facts: () => ({ version, provider, device: "cpu", dtype: question.dtype, ...told({ threads }) }),
   };
 }

@@ -3,7 +3,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { AutoModel, AutoTokenizer, env, LogLevel, Tensor } from "@huggingface/transformers";
 import { runner, version } from "./program.mjs";
-import { bound, feeds, taken } from "./session.mjs";
+import { bound, feeds, taken, threaded, told } from "./session.mjs";
 
 env.allowRemoteModels = false;
 env.useFSCache = false;
@@ -12,7 +12,7 @@ env.logLevel = LogLevel.ERROR;
 // Loads an artifact without a download, from its folder as a whole path: a name alone would have to be one that a
 // repository on the Hub may have, and that of a folder which is being written begins with a dot. Without a config.json
 // beside it, it is taken as an encoder of no known family.
-async function load(artifact) {
+async function load(artifact, question) {
   const folder = path.dirname(path.resolve(artifact));
   const inBundle = path.basename(folder) === "onnx";
   const root = inBundle ? path.dirname(folder) : folder;
@@ -21,6 +21,7 @@ async function load(artifact) {
     device: "cpu",
     dtype: "fp32", // the suffix of the file's name; the artifact's name has its own
     local_files_only: true,
+    session_options: threaded(question),
     model_file_name: path.basename(artifact, ".onnx"),
     subfolder: inBundle ? "onnx" : "",
     use_external_data_format: fs.existsSync(`${artifact}_data`),
@@ -59,12 +60,12 @@ function batch(rows, longest, padding) {
 const tensors = (results) => Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, taken(tensor)]));
 
 await runner("transformers.js", async ({ artifact, tokenizer }, question) => {
-  const model = await load(artifact);
+  const model = await load(artifact, question);
   const names = bound(model.sessions.model, question);
   return {
     runtime: "transformers.js",
     encode: tokenizer && (await encoder(tokenizer, question.longest)),
     run: async (inputs) => tensors(await model(feeds({ Tensor }, names, inputs))),
-    facts: () => ({ version: version("@huggingface/transformers"), provider: "cpu", device: "cpu", dtype: question.dtype }),
+    facts: () => ({ version: version("@huggingface/transformers"), provider: "cpu", device: "cpu", dtype: question.dtype, ...told(question) }),
   };
 });

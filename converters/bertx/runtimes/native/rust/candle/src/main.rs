@@ -27,6 +27,8 @@ enum Head {
 impl Runner for Candle {
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self> {
         ensure!(cases.dtype == "float32", "this program computes in float32, not in {}", cases.dtype);
+        // candle asks for it whenever it computes, and rayon when its pool is first used.
+        std::env::set_var("RAYON_NUM_THREADS", cases.threads.to_string());
         let folder = arguments.artifact.parent().context("the artifact is in no folder")?;
         let config = config(&folder.join("config.json"))?;
         let tensors = candle_core::safetensors::load(&arguments.artifact, &Device::Cpu)?;

@@ -1,13 +1,14 @@
 //! An ONNX file in ONNX Runtime, through ort. The library is loaded when the program starts: `--library PATH`.
 
 use anyhow::{ensure, Context, Result};
-use bertx_protocol::{processors, Arguments, Case, Cases, Facts, Input, Output, Runner, Values};
+use bertx_protocol::{Arguments, Case, Cases, Facts, Input, Output, Runner, Values};
 use ort::session::{builder::GraphOptimizationLevel, Session, SessionInputValue};
 use ort::value::{Tensor, TensorElementType, ValueType};
 
 struct Ort {
     session: Session,
     inputs: Vec<(String, String)>,
+    threads: usize,
 }
 
 impl Runner for Ort {
@@ -17,7 +18,7 @@ impl Runner for Ort {
         let builder = Session::builder(&environment)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(told)?;
         let session = builder
-            .with_intra_threads(processors())
+            .with_intra_threads(cases.threads)
             .map_err(told)?
             .commit_from_file(&arguments.artifact)?;
         for output in session.outputs() {
@@ -35,7 +36,7 @@ impl Runner for Ort {
                 cases.all[0].input(name)?.check(&dtype(*ty))?;
             }
         }
-        Ok(Self { session, inputs: theirs.into_iter().zip(ours).collect() })
+        Ok(Self { session, inputs: theirs.into_iter().zip(ours).collect(), threads: cases.threads })
     }
 
     fn run(&mut self, case: &Case) -> Result<Vec<Output>> {
@@ -59,7 +60,7 @@ impl Runner for Ort {
         Facts {
             version: format!("{}, ort {}", library.unwrap_or("unknown"), env!("CARGO_PKG_VERSION")),
             provider: "CPUExecutionProvider".to_owned(),
-            threads: Some(processors()),
+            threads: Some(self.threads),
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{bail, ensure, Context, Result};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::texts::Texts;
-use crate::{Arguments, Output};
+use crate::{processors, Arguments, Output};
 
 /// One input of a case, row-major.
 pub struct Input {
@@ -102,6 +102,8 @@ pub struct Cases {
     pub task: String,
     /// What it computes in.
     pub dtype: String,
+    /// How many threads to compute with: two runners run side by side.
+    pub threads: usize,
 }
 
 impl Cases {
@@ -138,12 +140,14 @@ impl Cases {
             }
         }
         ensure!(!found.is_empty(), "there are no cases");
+        let threads = metadata.get("threads").map_or_else(|| Ok(processors()), |text| text.parse())?;
         Ok(Self {
             all: found.into_values().collect(),
             order,
             outputs: outputs.iter().filter_map(spec).collect(),
             task: stated(&metadata, "task")?.to_owned(),
             dtype: stated(&metadata, "dtype")?.to_owned(),
+            threads,
         })
     }
 }

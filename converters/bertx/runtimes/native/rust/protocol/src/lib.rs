@@ -84,7 +84,6 @@ pub trait Runner: Sized {
 /// Runs a runner that knows the CPU alone, and ends the process as the protocol says: exit code 0, or one line on
 /// standard error and another code.
 pub fn main<R: Runner>(name: &str) -> ! {
-    die_with_parent();
     let told = name.to_owned();
     std::panic::set_hook(Box::new(move |panic| fail(&format!("{told}: {panic}"), 1)));
     match Arguments::parse(std::env::args().skip(1)) {
@@ -119,8 +118,8 @@ fn serve<R: Runner>(name: &str, arguments: &Arguments) -> Result<()> {
     answers.write(name, &runner.facts(), &arguments.outputs)
 }
 
-/// How many threads a runtime gets that takes as many as there are processors.
-pub fn processors() -> usize {
+/// How many threads a runtime gets where the cases do not say.
+fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -128,12 +127,4 @@ pub fn processors() -> usize {
 fn fail(message: &str, code: i32) -> ! {
     eprintln!("{}", message.split_whitespace().collect::<Vec<_>>().join(" "));
     exit(code)
-}
-
-/// Asks Linux to end this process when the one that started it ends: a killed verification must not leave it running.
-fn die_with_parent() {
-    #[cfg(target_os = "linux")]
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-    }
 }

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
-use bertx_protocol::{processors, Arguments, Case, Cases, Facts, Input, Output, Runner, Values};
-use rten::{Model, NodeId, Value, ValueOrView};
+use bertx_protocol::{Arguments, Case, Cases, Facts, Input, Output, Runner, Values};
+use rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_onnx::onnx::{ModelProto, ValueInfoProto};
 use rten_tensor::prelude::*;
 use rten_tensor::Tensor;
@@ -15,6 +16,8 @@ struct Rten {
     model: Model,
     inputs: Vec<(NodeId, String)>,
     outputs: Vec<(NodeId, String)>,
+    threads: usize,
+    options: RunOptions,
 }
 
 impl Runner for Rten {
@@ -35,7 +38,9 @@ impl Runner for Rten {
         for (dtype, (_, name)) in taken.iter().zip(&inputs) {
             cases.all[0].input(name)?.check(dtype)?;
         }
-        Ok(Self { model, inputs, outputs })
+        let pool = Arc::new(ThreadPool::with_num_threads(cases.threads));
+        let options = RunOptions::default().with_thread_pool(Some(pool));
+        Ok(Self { model, inputs, outputs, threads: cases.threads, options })
     }
 
     fn run(&mut self, case: &Case) -> Result<Vec<Output>> {
@@ -44,13 +49,13 @@ impl Runner for Rten {
             fed.push((*id, value(case.input(name)?)?.into()));
         }
         let ids: Vec<NodeId> = self.outputs.iter().map(|(id, _)| *id).collect();
-        let made = self.model.run(fed, &ids, None)?;
+        let made = self.model.run(fed, &ids, Some(self.options.clone()))?;
         self.outputs.iter().zip(made).map(|((_, name), value)| output(name, value)).collect()
     }
 
     fn facts(&self) -> Facts {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Facts { version, provider: "rten".to_owned(), threads: Some(processors()) }
+        Facts { version, provider: "rten".to_owned(), threads: Some(self.threads) }
     }
 }
 

@@ -19,6 +19,7 @@ enum Store {
 impl Runner for Store {
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self> {
         ensure!(cases.dtype == "float32", "this program computes in float32, not in {}", cases.dtype);
+        tch::set_num_threads(i32::try_from(cases.threads)?);
         let folder = arguments.artifact.parent().context("the artifact is in no folder")?;
         let config = Config::read(&folder.join("config.json"))?;
         let store = VarStore::new(Device::Cpu);

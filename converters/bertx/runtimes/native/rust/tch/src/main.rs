@@ -12,6 +12,7 @@ struct Tch {
 
 impl Runner for Tch {
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self> {
+        tch::set_num_threads(i32::try_from(cases.threads)?);
         let mut module = CModule::load_on_device(&arguments.artifact, Device::Cpu)?;
         module.f_set_eval()?;
         for (name, parameter) in module.named_parameters()? {

@@ -30,6 +30,7 @@ public final class Djl implements Runner {
   @Override
   public void open(Task task) throws IOException, MalformedModelException {
     this.task = task;
+    System.setProperty("ai.djl.pytorch.num_threads", "" + task.threads()); // read when the engine starts
     Model model = Model.newInstance("artifact", Device.cpu(), "PyTorch");
     try (InputStream stream = Files.newInputStream(task.artifact())) {
       model.load(stream);

@@ -30,7 +30,9 @@ public final class OnnxRuntime implements Runner {
 
   @Override
   public void open(Task task) throws OrtException {
-    session = environment.createSession(task.artifact().toString(), new OrtSession.SessionOptions());
+    OrtSession.SessionOptions options = new OrtSession.SessionOptions();
+    options.setIntraOpNumThreads(task.threads());
+    session = environment.createSession(task.artifact().toString(), options);
     for (NodeInfo output : session.getOutputInfo().values()) {
       Task.Spec spec = task.output(output.getName());
       if (spec != null && !type(output).equals(spec.dtype())) {

@@ -46,7 +46,7 @@ public interface Runner {
       }
       Safetensors made = answer(runner, task, cases, texts.keySet());
       made.metadata().putAll(runner.facts());
-      made.metadata().putAll(Map.of("runtime", name, "device", "cpu"));
+      made.metadata().putAll(Map.of("runtime", name, "device", "cpu", "threads", "" + task.threads()));
       made.write(Path.of(chosen.get("--outputs")));
     } catch (Exception | LinkageError error) {
       end(1, name + ": " + (error.getMessage() == null ? error.toString() : error.getMessage()));

@@ -8,8 +8,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 
-/** What is asked: the model file, the dtype that it claims, its inputs in order, its outputs. */
-public record Task(Path artifact, String dtype, List<Spec> inputs, List<Spec> outputs) {
+/** What is asked: the model file, the dtype that it claims, the threads to compute with, its inputs in order, its outputs. */
+public record Task(Path artifact, String dtype, int threads, List<Spec> inputs, List<Spec> outputs) {
   /** One input or output; a size of its shape is a number or the name of an axis. */
   public record Spec(String name, String dtype, List<JsonElement> shape) {
     /** Compares a tensor with this; a named axis has one size within a case, which {@code axes} remembers. */
@@ -35,7 +35,8 @@ public record Task(Path artifact, String dtype, List<Spec> inputs, List<Spec> ou
 
   static Task of(Path artifact, Map<String, String> metadata) {
     Signature signature = new Gson().fromJson(metadata.get("signature"), Signature.class);
-    return new Task(artifact, metadata.get("dtype"), signature.inputs(), signature.outputs());
+    String threads = metadata.getOrDefault("threads", "" + Runtime.getRuntime().availableProcessors());
+    return new Task(artifact, metadata.get("dtype"), Integer.parseInt(threads), signature.inputs(), signature.outputs());
   }
 
   /** The output of this name, null where the signature has none. */
