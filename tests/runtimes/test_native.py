@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -271,6 +272,24 @@ def test_it_ends_when_bertx_is_killed(native: Native, tiny_bundle: Path, tmp_pat
     bertx.kill()
     bertx.wait()
     wait_until(lambda: all(map(gone, started)))
+    os.close(*writers)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("java", [each for each in NATIVE if each.language == "java"], ids=lambda each: each.name)
+def test_a_crash_of_java_leaves_nothing_in_the_current_folder(java: Native, tiny_bundle: Path, tmp_path: Path) -> None:
+    native = ready_or_skip(java)
+    (form,) = native.reads
+    cases, here = tmp_path / "cases.safetensors", tmp_path / "here"
+    os.mkfifo(cases)
+    here.mkdir()
+    job = Job(_artifact(tiny_bundle, form), cases, tmp_path / "out", "cpu")
+    runner = subprocess.Popen(native.command(job), cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    writers: list[int] = []
+    wait_until(lambda: _opened(cases, writers))
+    runner.send_signal(signal.SIGSEGV)
+    assert runner.wait(60) != 0
+    assert list(here.iterdir()) == []
     os.close(*writers)
 
 

@@ -39,4 +39,6 @@ class Maven(Native):
     def program(self, product: Path) -> list[str]:
         # DJL unpacks its libraries before their first use, into a folder of our choosing, and asks nobody.
         unpacked = f"-DDJL_CACHE_DIR={self.room / 'djl'}"
-        return ["java", "-Dai.djl.offline=true", unpacked, "-cp", str(product / "*"), self.main]
+        # What the virtual machine writes when it crashes would lie in the current folder otherwise.
+        crashes = f"-XX:ErrorFile={self.room / f'{self.name}.crash'}"
+        return ["java", "-Dai.djl.offline=true", unpacked, crashes, "-cp", str(product / "*"), self.main]
