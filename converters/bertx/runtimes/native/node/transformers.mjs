@@ -38,7 +38,10 @@ async function encoder(tokenizer, longest) {
   const spell = speller(JSON.parse(fs.readFileSync(tokenizer, "utf8")).normalizer);
   return (texts) => {
     const encoded = Object.entries(encode(texts.map(spell), { padding: false, truncation: false, return_tensor: false }));
-    return Object.fromEntries(encoded.map(([name, rows]) => [name, batch(rows, longest, name === "input_ids" ? encode.pad_token_id : 0)]));
+    const made = Object.fromEntries(encoded.map(([name, rows]) => [name, batch(rows, longest, name === "input_ids" ? encode.pad_token_id : 0)]));
+    // Zeros where its class of tokenizers gives none, as the models of transformers.js take them.
+    const { dtype, shape, bytes } = made.input_ids;
+    return { token_type_ids: { dtype, shape, bytes: new Uint8Array(bytes.length) }, ...made };
   };
 }
 
