@@ -50,6 +50,24 @@ class Interrupted:
 sys.meta_path.insert(0, Interrupted())
 """
 
+#: interrupts this process where an object is taken apart, which swallows what is raised there
+IN_DEL = """
+import os, signal, sys
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(9))
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            Dying()
+
+sys.meta_path.insert(0, Interrupted())
+"""
+
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     started = time.monotonic()
@@ -102,11 +120,12 @@ def test_an_interrupt_while_numpy_is_loading_is_no_bug(
     assert (process.returncode, err) == (130, "bertx: interrupted\n")
 
 
-def test_an_interrupt_where_python_imports_is_put_off_until_it_can_be_told(
-    start: Callable[..., subprocess.Popen[str]], checkpoint: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize("place", [IN_A_CALLBACK, IN_DEL], ids=["import", "del"])
+def test_an_interrupt_where_it_would_be_swallowed_is_put_off_until_it_can_be_told(
+    place: str, start: Callable[..., subprocess.Popen[str]], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The import system has callbacks that swallow exceptions, and locks that it then never opens again."""
-    (tmp_path / "sitecustomize.py").write_text(IN_A_CALLBACK, "utf-8")
+    (tmp_path / "sitecustomize.py").write_text(place, "utf-8")
     command = ("trace", checkpoint("feature-extraction"), "-o", tmp_path / "out", "--no-verify")
     process = start(*command, PYTHONPATH=str(tmp_path))
     _, err = process.communicate(timeout=SECONDS)

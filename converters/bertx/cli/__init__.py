@@ -159,7 +159,7 @@ def _watch_signals() -> list[int]:
 
     An interrupt inside a native import comes back as any exception, so that the list, not the exception, tells. Where
     Python itself imports, nothing may be raised: parts of that are callbacks, which swallow it and leave locked what
-    every import waits for. There it is put off for a moment.
+    every import waits for. There it is put off for a moment, as it is in `__del__`, which swallows everything.
     """
     came: list[int] = []
 
@@ -168,7 +168,7 @@ def _watch_signals() -> list[int]:
         again(number, frame)
 
     def again(_number: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code.co_filename.startswith(_IMPORT) and hasattr(signal, "setitimer"):
+        if _swallows(frame) and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, _SOON)
             return
         raise SystemExit(128 + came[-1])
@@ -179,6 +179,17 @@ def _watch_signals() -> list[int]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background it is ignored, and stays so
         signal.signal(signal.SIGINT, stop)
     return came
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether what is raised in a frame would not arrive, or leave something locked."""
+    if frame is not None and frame.f_code.co_filename.startswith(_IMPORT):
+        return True
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted(number: int) -> int:
