@@ -53,14 +53,14 @@ class Weight:
 class OnnxHeader:
     """A model without its weights' data. `opsets` maps a domain ("ai.onnx") to its version.
 
-    `operators` are those of its nodes, each with its domain, of which there may be fewer than `opsets` has.
+    `domains` are those of its nodes, which may be fewer than `opsets` has.
     """
 
     ir_version: int
     producer: str
     opsets: Mapping[str, int]
     nodes: int
-    operators: frozenset[tuple[str, str]]
+    domains: frozenset[str]
     signature: Signature
     weights: tuple[Weight, ...]
     metadata: Mapping[str, str]
@@ -168,21 +168,21 @@ def _model(reader: _Reader, whole: _Field) -> OnnxHeader:
             metadata[key] = value
     if graph is None:
         raise ValueError("it holds no graph")
-    nodes, signature, weights = _graph(reader, graph)
-    who, operators = " ".join(producer).strip(), frozenset(nodes)
-    return OnnxHeader(ir_version, who, opsets, len(nodes), operators, signature, weights, metadata)
+    domains, signature, weights = _graph(reader, graph)
+    who, named = " ".join(producer).strip(), frozenset(domains)
+    return OnnxHeader(ir_version, who, opsets, len(domains), named, signature, weights, metadata)
 
 
-def _graph(reader: _Reader, graph: _Field) -> tuple[list[tuple[str, str]], Signature, tuple[Weight, ...]]:
-    """(the domain and operator of each node, the signature, the weights)."""
-    nodes: list[tuple[str, str]] = []
+def _graph(reader: _Reader, graph: _Field) -> tuple[list[str], Signature, tuple[Weight, ...]]:
+    """(the domain of each node, the signature, the weights)."""
+    domains: list[str] = []
     weights: list[Weight] = []
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for field in reader.fields(graph):
         if field.number == 1:
-            texts = {each.number: reader.text(each) for each in reader.fields(field) if each.number in (4, 7)}
-            nodes.append((texts.get(7) or STANDARD, texts.get(4, "")))
+            stated = (reader.text(each) for each in reader.fields(field) if each.number == 7)
+            domains.append(next(stated, "") or STANDARD)
         elif field.number == 5:
             weights.append(_weight(reader, field))
         elif field.number == 11:
@@ -192,7 +192,7 @@ def _graph(reader: _Reader, graph: _Field) -> tuple[list[tuple[str, str]], Signa
     # Before IR version 4 a weight was an input, too.
     named = {weight.name for weight in weights}
     fed = tuple(spec for spec in inputs if spec.name not in named)
-    return nodes, Signature(fed, tuple(outputs)), tuple(weights)
+    return domains, Signature(fed, tuple(outputs)), tuple(weights)
 
 
 def _weight(reader: _Reader, message: _Field) -> Weight:

@@ -11,10 +11,9 @@ from bertx.onnx_header import STANDARD, read_onnx_header
 def refusal(artifact: Path) -> str | None:
     """Why such a program cannot run a file; None where it can, or where only running it tells."""
     try:
-        found = read_onnx_header(artifact).operators
+        others = sorted(read_onnx_header(artifact).domains - {STANDARD})
     except InputRefused:
         return None
-    others = sorted({domain for domain, _ in found if domain != STANDARD})
     if not others:
         return None
     return f"it knows the operators of ONNX, and the file has some of {escape(', '.join(others), 100)}"
