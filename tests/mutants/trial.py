@@ -192,8 +192,7 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
         ran = run(subject, stand.broad)
         weighed = compare_weights(subject, stand.checkpoint.weights, 1.0)
         weights = weighed.row
-        ids = (stand.config.vocab_size,)
-        seen = any(stand.checkpoint.weights[name].shape[:1] == ids for name in weighed.tables)
+        seen = weighed.looks_up(stand.config.vocab_size)
         result = verdict(subject, ran, stand.full if mutant.full and not seen else stand.quick)
         # What the outputs show is to be found by them; bytes decide only where no case of `quick` looks.
         if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":

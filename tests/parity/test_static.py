@@ -12,9 +12,10 @@ import onnx
 import pytest
 
 from bertx import api
-from bertx.parity.cases import Facts, build, fitted, shortened
+from bertx.parity.cases import Facts, build, shortened
 from bertx.parity.options import VerifyOptions
 from bertx.parity.report import Report
+from bertx.parity.rows import fitted
 from program import Ran
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertx.parity.cases import Case
 from bertx.parity.compare import compare, pool
-from bertx.parity.findings import TAP
+from bertx.parity.findings import boundaries
 from bertx.parity.judge import Bench
 
 if TYPE_CHECKING:
@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
-def boundaries(bench: Bench) -> list[str]:
-    """The names of the reference's hidden states in order."""
-    return sorted((name for name in bench.specs if name.startswith(TAP)), key=lambda name: int(name.removeprefix(TAP)))
-
-
 def known(
     bench: Bench, cases: Sequence[Case], made: Mapping[str, Mapping[str, Array]], names: Sequence[str], dtype: str
 ) -> list[str]:
     """The values that are the first boundaries, in order, up to one that none of them equals."""
     found: list[str] = []
     left = list(names)
-    for state in boundaries(bench):
+    for state in boundaries(bench.specs):
         value = next((name for name in left if _equals(bench, cases, made, name, state, dtype)), None)
         if value is None:
             break

@@ -6,13 +6,12 @@ a case, read off its tensors; diagnosis names causes by them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.model.positions import positions
-from bertx.signature import BATCH, SEQUENCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,29 +94,6 @@ def facts(
     return Facts(vocabulary, min(longest, most), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
 
 
-def fitted(cases: Sequence[Case], static: Mapping[str, int], padding: int) -> tuple[Case, ...]:
-    """Cases for a file that fixes its batch or its length, from cases that are no longer than that.
-
-    Rows are filled with padding; a batch is repeated from its beginning, or goes over several cases, of which those
-    without any token are left out.
-    """
-    import numpy as np
-
-    def wide(name: str, array: Array) -> Array:
-        room = static.get(SEQUENCE, array.shape[1]) - array.shape[1]
-        return np.pad(array, ((0, 0), (0, room)), constant_values=padding if name == "input_ids" else 0)
-
-    made = []
-    for case in cases:
-        rows = len(next(iter(case.inputs.values())))
-        size = static.get(BATCH, rows)
-        for start in range(0, rows, size):
-            places = np.arange(start, start + size) % rows
-            name = case.name if rows <= size else f"{case.name}-{start // size}"
-            made.append(Case(name, {key: wide(key, array[places]) for key, array in case.inputs.items()}))
-    return tuple(case for case in made if "attention_mask" not in case.inputs or case.inputs["attention_mask"].any())
-
-
 def shortened(known: Facts, longest: int) -> Facts:
     """The same facts of a file that takes fewer tokens than the model."""
     length = min(longest, known.longest)
@@ -137,7 +113,12 @@ def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0, *, id
     if chosen == "full":
         made += list(_every_id(known, range(known.vocabulary))) if ids else []
         made += list(_full(known, np.random.default_rng(seed + 1)))
-    return tuple(Case(c.name, {name: c.inputs[name] for name in inputs}) for c in made)
+    return _with(inputs, made)
+
+
+def _with(inputs: Sequence[str], cases: Iterable[Case]) -> tuple[Case, ...]:
+    """The cases with these of their inputs, in this order."""
+    return tuple(Case(case.name, {name: case.inputs[name] for name in inputs}) for case in cases)
 
 
 def _case(name: str, ids: Array, mask: Array | None = None, segments: Array | None = None) -> Case:
@@ -243,12 +224,12 @@ def of_texts(inputs: Sequence[str], known: Facts) -> tuple[Case, ...]:
         _case("text-permuted", ids[::-1], mask[::-1]),
         *(_case(f"text-{k}-alone", np.array([text])) for k, text in enumerate(known.texts)),
     ]
-    return tuple(Case(case.name, {name: case.inputs[name] for name in inputs}) for case in made)
+    return _with(inputs, made)
 
 
 def every_id(inputs: Sequence[str], known: Facts, ids: range) -> tuple[Case, ...]:
     """Each of these token ids once: for artifacts whose embeddings cannot be read, only run."""
-    return tuple(Case(c.name, {name: c.inputs[name] for name in inputs}) for c in _every_id(known, ids))
+    return _with(inputs, _every_id(known, ids))
 
 
 def _every_id(known: Facts, ids: range) -> Iterator[Case]:

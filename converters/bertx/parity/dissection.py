@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bertx.parity.boundaries import boundaries, known
+from bertx.parity.boundaries import known
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.diagnosis import layer_prefix
-from bertx.parity.findings import TAP
+from bertx.parity.findings import TAP, boundaries, boundary
 from bertx.parity.judge import Bench, Run
 from bertx.parity.origin import Origin
 from bertx.parity.part import Made, Part, first_bad_part
@@ -94,21 +94,21 @@ def _bad_output(result: Result) -> Row | None:
 
 def _first_bad_tap(result: Result) -> Row | None:
     taps = [row for row in (*result.outputs, *result.taps) if row.name.startswith(TAP) and not row.passed]
-    return min(taps, key=lambda row: int(row.name.removeprefix(TAP)), default=None)
+    return min(taps, key=lambda row: boundary(row.name), default=None)
 
 
 def _between_taps(tap: Row, probe: Probe) -> Part | None:
-    boundary = int(tap.name.removeprefix(TAP))
+    number = boundary(tap.name)
     cases = chosen(tap, probe.bench)
-    ran = probe.run(cases, {inside.KEY: str(boundary)}) if cases else None
+    ran = probe.run(cases, {inside.KEY: str(number)}) if cases else None
     if ran is None or ran.made is None or inside.KEY not in ran.made.metadata:
         return None
-    return _part(ran.made, boundary, cases, probe, whole=True)
+    return _part(ran.made, number, cases, probe, whole=True)
 
 
 def _unmarked(output: Row, probe: Probe) -> _Place | None:
     """The same in a file that names no boundaries: those that are right are found by what they hold."""
-    states = boundaries(probe.bench)
+    states = boundaries(probe.bench.specs)
     cases = chosen(output, probe.bench, states[0], _FEW_NUMBERS)[:_FEW_CASES] if states else []
     ran = probe.run(cases, {inside.KEY: inside.FROM}) if cases else None
     if ran is None or ran.made is None or inside.KEY not in ran.made.metadata:
@@ -122,9 +122,9 @@ def _unmarked(output: Row, probe: Probe) -> _Place | None:
     return _Place(layer, _part(again.made, len(right), cases, probe, whole=False) if again.made else None)
 
 
-def _part(made: Tensors, boundary: int, cases: Sequence[Case], probe: Probe, *, whole: bool) -> Part | None:
+def _part(made: Tensors, number: int, cases: Sequence[Case], probe: Probe, *, whole: bool) -> Part | None:
     """The first bad part before a boundary; `whole` where the artifact's values end there."""
-    right = probe.origin.stations(probe.dtype, cases, boundary, probe.device, probe.limits)
+    right = probe.origin.stations(probe.dtype, cases, number, probe.device, probe.limits)
     if right is None:
         return None
     told = inside.stated(made.metadata[inside.KEY])

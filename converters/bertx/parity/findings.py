@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 TAP = f"{HIDDEN_STATES}."
+
+
+def boundary(tap: str) -> int:
+    """The number of the layer boundary that a tap is at."""
+    return int(tap.removeprefix(TAP))
+
+
+def boundaries(names: Iterable[str]) -> list[str]:
+    """The taps among some names, in order."""
+    return sorted((name for name in names if name.startswith(TAP)), key=boundary)
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Findings:
     def states(self) -> list[Row]:
         """Layer boundaries in order."""
         found = [row for row in (*self.outputs, *self.taps) if row.name.startswith(TAP)]
-        return sorted(found, key=lambda row: int(row.name.removeprefix(TAP)))
+        return sorted(found, key=lambda row: boundary(row.name))
 
     def named(self, *wanted: str) -> set[str]:
         """Compared cases with one of these traits."""

@@ -15,6 +15,7 @@ from bertx.parity import diagnosis
 from bertx.parity.budget import Budget, spend
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row, compare, failed, judged_positions, pool
+from bertx.parity.findings import TAP, boundaries, boundary
 from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
 from bertx.parity.report import Result
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 STACKED = HIDDEN_STATES
-TAP = f"{HIDDEN_STATES}."
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
         names = match(made, bench.reference.exact, bench.outputs, [n for n in specs if not n.startswith(TAP)])
         made = renamed(made, names)
         result = replace(result, matched=names)
-    states = sorted((name for name in specs if name.startswith(TAP)), key=_index)
+    states = boundaries(specs)
     recorded = bench.reference.noise is not None
     # What a recording does not have is not compared, which is another thing than wrong.
     unknown = [name for name in subject.outputs if recorded and name not in specs]
@@ -224,7 +224,7 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
         return replace(result, verdict="not-run", reason=reason, outputs=outputs, taps=taps, asked=True)
     if all(row.passed for row in (*outputs, *taps)):
         return replace(result, verdict="pass", outputs=outputs, taps=taps)
-    layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: _index(row.name))
+    layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: boundary(row.name))
     layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
     inputs = {case.name: case.inputs for case in bench.cases}
@@ -260,10 +260,6 @@ def _unstacked(made: Tensors) -> Tensors:
             outputs[f"{TAP}{k}"] = state
             dtypes[f"{TAP}{k}"] = made.dtypes[STACKED]
     return Tensors(arrays, dtypes, made.metadata)
-
-
-def _index(tap: str) -> int:
-    return int(tap.removeprefix(TAP))
 
 
 def _row(name: str, subject: Subject, made: Tensors, bench: Bench, specs: Mapping[str, TensorSpec]) -> Row:

@@ -32,7 +32,7 @@ from bertx.parity.given import given
 from bertx.parity.judge import Bench, Subject
 from bertx.parity.labels import compare_labels
 from bertx.parity.options import VerifyOptions
-from bertx.parity.rows import resized
+from bertx.parity.rows import fitted, resized
 from bertx.parity.stations import Stations
 from bertx.parity.texts import Spoken
 from bertx.parity.tokens import compare_tokens, text_folder
@@ -47,8 +47,8 @@ from bertx.tokenizer import open_tokenizer, settings
 @dataclass(frozen=True)
 class Asked:
     """What an artifact is asked, and so what its reference must answer: a dtype, the inputs that it takes by our
-    names in our order, and the sizes of the axes that it fixes, by symbol. `ids` asks
-    about nothing but each token id from one to another."""
+    names in our order, and the sizes of the axes that it fixes, by symbol. `ids` asks about
+    nothing but each token id from one to another."""
 
     dtype: str
     inputs: tuple[str, ...]
@@ -176,7 +176,7 @@ class Stock(Origin):
                 made = probes.of_texts(asked.inputs, known)
             else:
                 made = probes.build(options.cases, asked.inputs, known, options.seed, ids=False)
-        return probes.fitted(made, static, self._facts(sys.maxsize).padding) if static else made
+        return fitted(made, static, self._facts(sys.maxsize).padding) if static else made
 
     def _pictures(self, options: VerifyOptions) -> tuple[Case, ...]:
         if isinstance(options.cases, Path) or options.texts:
@@ -239,8 +239,7 @@ class Stock(Origin):
         """The weights inside an artifact and the labels beside it."""
         weighed = compare_weights(subject, self.weights, factor)
         rows = (weighed.row, compare_labels(subject, self.checkpoint, self.kind, factor))
-        seen = any(self.weights[name].shape[:1] == (self.ids(),) for name in weighed.tables)
-        return Beside(tuple(row for row in rows if row is not None), seen)
+        return Beside(tuple(row for row in rows if row is not None), weighed.looks_up(self.ids()))
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         tokenizer = open_tokenizer(self.texts)

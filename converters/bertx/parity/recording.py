@@ -17,8 +17,9 @@ from bertx.checkpoint.tensors import TensorInfo
 from bertx.errors import InputRefused, escape
 from bertx.parity.cases import Case
 from bertx.parity.compare import MAX_LIMIT, Noise
+from bertx.parity.findings import TAP
 from bertx.parity.golden import CASES, EXPECTED
-from bertx.parity.judge import TAP, Subject
+from bertx.parity.judge import Subject
 from bertx.parity.options import VerifyOptions
 from bertx.parity.origin import Asked, Origin
 from bertx.parity.reference import Reference

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertx.parity.cases import Case
-from bertx.signature import TensorSpec
+from bertx.signature import BATCH, SEQUENCE, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,26 @@ def regrouped(counts: Mapping[str, int], size: int) -> Iterator[Regrouped]:
         for start in range(0, count, size):
             places = tuple((start + k) % count for k in range(size))
             yield Regrouped(name if count <= size else f"{name}-{start // size}", name, places)
+
+
+def fitted(cases: Sequence[Case], static: Mapping[str, int], padding: int) -> tuple[Case, ...]:
+    """Cases of text for a file that fixes its batch or its length, from cases that are no longer than that.
+
+    Rows are filled with padding; of the batches that come of a case, those without any token are left out.
+    """
+    import numpy as np
+
+    def wide(name: str, array: Array) -> Array:
+        room = static.get(SEQUENCE, array.shape[1]) - array.shape[1]
+        return np.pad(array, ((0, 0), (0, room)), constant_values=padding if name == "input_ids" else 0)
+
+    made = []
+    for case in cases:
+        inputs = {name: wide(name, array) for name, array in case.inputs.items()}
+        count = len(next(iter(inputs.values())))
+        for each in regrouped({case.name: count}, static.get(BATCH, count)):
+            made.append(Case(each.name, {name: array[list(each.places)] for name, array in inputs.items()}))
+    return tuple(case for case in made if "attention_mask" not in case.inputs or case.inputs["attention_mask"].any())
 
 
 def resized(cases: Sequence[Case], inputs: Sequence[TensorSpec], size: int) -> tuple[Case, ...]:

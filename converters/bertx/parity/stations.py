@@ -196,11 +196,8 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one.data_ptr() == other.data_ptr() and one.shape == other.shape)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Events of one and the same tensor, by number."""
-
-    events: tuple[int, ...]
+#: events of one and the same tensor, by number
+_Group = tuple[int, ...]
 
 
 def _groups(log: _Log, before: Any, after: Any) -> list[_Group]:
@@ -222,7 +219,7 @@ def _groups(log: _Log, before: Any, after: Any) -> list[_Group]:
             continue
         first = next((f for f in found if _same(seen[f], seen[k])), k)
         found.setdefault(first, []).append(k)
-    return [_Group(tuple(events)) for events in found.values()]
+    return [tuple(events) for events in found.values()]
 
 
 def _program() -> None:
@@ -248,7 +245,7 @@ def answers(
     log, outputs = _run(stock, smallest)
     states = [outputs[f"hidden_states.{k}"].to(stock.device) for k in (boundary - 1, boundary) if k >= 0]
     groups = _groups(log, states[0] if len(states) > 1 else None, states[-1])
-    kept = range(groups[0].events[0], groups[-1].events[-1] + 1)
+    kept = range(groups[0][0], groups[-1][-1] + 1)
     results = _values(stock, cases, groups, kept, "rounded")
     weights, norms = _modules(stock, [log.events[k] for k in kept])
     results |= {f"weights/{k}": weight.detach().clone() for k, weight in enumerate(weights.values())}
@@ -266,7 +263,7 @@ def _values(
     for case, inputs in cases.items():
         log, _ = _run(stock, inputs, kept)
         for k, group in enumerate(groups):
-            found[f"{case}/{kind}.{k}"] = log.events[group.events[0]].tensor.cpu()
+            found[f"{case}/{kind}.{k}"] = log.events[group[0]].tensor.cpu()
     return found
 
 
@@ -287,8 +284,8 @@ def _modules(stock: EagerProgram, events: Sequence[_Event]) -> tuple[dict[str, A
 
 def _described(log: _Log, groups: Sequence[_Group]) -> list[dict[str, Any]]:
     """Name, module, places and needs of each station; the path to the layer itself is left out of names."""
-    owner = {k: number for number, group in enumerate(groups) for k in group.events}
-    events = [log.events[group.events[0]] for group in groups]
+    owner = {k: number for number, group in enumerate(groups) for k in group}
+    events = [log.events[group[0]] for group in groups]
     paths = [event.module.split(".")[:-1] for event in events]
     common = 0
     while all(len(path) > common and path[common] == paths[0][common] for path in paths):
@@ -308,7 +305,7 @@ def _described(log: _Log, groups: Sequence[_Group]) -> list[dict[str, Any]]:
         elif event.kind == TAKES:
             name = f"{_made_of(log, groups, number)} {module}"
         needs = {owner[k] for k in event.needs if k in owner} - {number}
-        places = [(log.events[k].kind, log.events[k].module) for k in group.events]
+        places = [(log.events[k].kind, log.events[k].module) for k in group]
         found.append({"name": name, "module": module, "places": places, "needs": sorted(needs)})
     return found
 
@@ -317,8 +314,8 @@ def _made_of(log: _Log, groups: Sequence[_Group], number: int) -> str:
     """How to say what a module takes: the sum of what the one before gave and something else, or no more than that."""
     import torch
 
-    tensor = log.events[groups[number].events[0]].tensor
-    before = log.events[groups[number - 1].events[0]].tensor if number else None
+    tensor = log.events[groups[number][0]].tensor
+    before = log.events[groups[number - 1][0]].tensor if number else None
     if before is not None and before.shape == tensor.shape:
         rest = tensor - before
         others = [event.tensor for event in log.events if event.tensor.shape == rest.shape]

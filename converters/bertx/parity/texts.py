@@ -16,7 +16,8 @@ import bertx.bundle as bundle
 from bertx.errors import InputRefused, escape
 from bertx.parity.cases import Case, Facts
 from bertx.parity.compare import Compared, Row, failed, pool
-from bertx.parity.judge import STACKED, TAP, Bench, Subject, judge_outputs
+from bertx.parity.findings import TAP
+from bertx.parity.judge import STACKED, Bench, Subject, judge_outputs
 from bertx.parity.reference import Reference
 from bertx.parity.report import Result
 from bertx.runtimes import Foreign, Reading, Runtime

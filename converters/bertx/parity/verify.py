@@ -210,10 +210,8 @@ def _every_id(
         progress(f"{job.subject.name} in {job.runtime.name}: all {ids:,} token ids")
 
         def judged(some: tuple[int, int], job: Job = job) -> Result:
-            asked = replace(job.asked, ids=some)
-            cases = origin.cases(asked, options)
-            bench = _bench(origin, cases, origin.reference(asked, cases, where, limits, options.cache), options)
-            ran = _run(job, cases, origin, where, limits)
+            bench = bench_of(origin, replace(job.asked, ids=some), where, options, limits)
+            ran = _run(job, bench.cases, origin, where, limits)
             return conclude(ran, job.subject, job.runtime, bench, job.by_name)
 
         bench = replace(benches[job.asked], allowance=job.runtime.allowance)
@@ -294,10 +292,13 @@ def make_bench(
     return bench_of(Stock(checkpoint, task), Asked(dtype, inputs), where, options)
 
 
-def bench_of(origin: Origin, asked: Asked, where: str, options: VerifyOptions) -> Bench:
-    """The cases for what is asked, and the right answers to them."""
+def bench_of(
+    origin: Origin, asked: Asked, where: str, options: VerifyOptions, limits: process.Limits | None = None
+) -> Bench:
+    """The cases for what is asked, and the right answers to them, computed within `limits` or those of the options."""
     cases = origin.cases(asked, options)
-    return _bench(origin, cases, origin.reference(asked, cases, where, options.limits(), options.cache), options)
+    answers = origin.reference(asked, cases, where, limits or options.limits(), options.cache)
+    return _bench(origin, cases, answers, options)
 
 
 def _bench(origin: Origin, cases: Sequence[Case], reference: Reference, options: VerifyOptions) -> Bench:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,15 @@ _PARTS = (2, 3, 4)
 class Weighed:
     """A row of the report: how many elements are the checkpoint's, or which tensor is not; None where none is known.
 
-    `tables` are the checkpoint's tensors that were recognised where ids look them up, as they are.
+    `tables` are the checkpoint's tensors that were recognised where ids look them up, as they are, with their shapes.
     """
 
     row: Row | None
-    tables: frozenset[str] = frozenset()
+    tables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def looks_up(self, ids: int) -> bool:
+        """Whether one of them has a row for each of so many ids."""
+        return any(shape[:1] == (ids,) for shape in self.tables.values())
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,20 @@ def compare_weights(subject: Subject, weights: Mapping[str, TensorInfo], factor:
         return Weighed(None)  # exporters fold batch normalisation into the layer before it, under that layer's name
     known = _Known(weights)
     count = 0
-    tables: set[str] = set()
+    tables: dict[str, tuple[int, ...]] = {}
     try:
         for tensor in _inside(subject):
             found = known.same(tensor)
             if isinstance(found, str):
                 return Weighed(failed("weights", found, factor))
             count += sum(found.values())
-            tables |= found.keys() if tensor.looked_up else set()
+            tables |= {name: weights[name].shape for name in found if tensor.looked_up}
     except Exception as error:  # noqa: BLE001 - whatever a reader raises at somebody's file is about the file
         return Weighed(failed("weights", f"cannot be read: {escape(error)}", factor))
     if count == 0:
         return Weighed(None)
     same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
-    return Weighed(pool("weights", [same], "float32", factor), frozenset(tables))
+    return Weighed(pool("weights", [same], "float32", factor), tables)
 
 
 class _Known:

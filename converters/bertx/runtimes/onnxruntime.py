@@ -59,9 +59,14 @@ class OnnxRuntimeProgram(Program):
         self.names = [output.name for output in self.session.get_outputs()]
         self.kinds = {value.name: _TYPES.get(value.type, value.type) for value in self.session.get_inputs()}
         taps = _taps(self.session)
-        self.inside = _inside(artifact, taps, metadata[inside.KEY]) if inside.KEY in metadata else None
-        more = {**self.inside.values, **self.inside.constants} if self.inside else {}
-        self.weights = _weights(artifact, more)
+        self.inside: inside.Inside | None = None
+        self.weights: dict[str, Array] = {}
+        more: dict[str, str] = {}
+        if inside.KEY in metadata:
+            graph = _graph(artifact)
+            self.inside = _inside(graph, taps, metadata[inside.KEY])
+            more = {**self.inside.values, **self.inside.constants}
+            self.weights = _weights(graph, artifact.parent, more)
         asked = {name: tensor for name, tensor in {**taps, **more}.items() if name not in self.weights}
         self.tensors, self.tapped = _tapped(artifact, device, asked, self.session, self.intra_op)
         strange = {value.name for value in self.tapped.get_outputs() if value.type not in _TYPES}
@@ -163,11 +168,14 @@ def _tapped(
     return kept, _session(model.SerializeToString(), device, artifact.parent, threads)
 
 
-def _inside(artifact: Path, taps: Mapping[str, str], wanted: str) -> inside.Inside:
-    """What lies between two recorded taps, or after a value, read off the graph."""
+def _graph(artifact: Path) -> Any:
     import onnx
 
-    graph = onnx.load(str(artifact), load_external_data=False).graph
+    return onnx.load(str(artifact), load_external_data=False).graph
+
+
+def _inside(graph: Any, taps: Mapping[str, str], wanted: str) -> inside.Inside:
+    """What lies between two recorded taps, or after a value, read off the graph."""
     nodes = [inside.Node(node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node]
     fixed = {each.name for each in graph.initializer}
     fed = {each.name for each in graph.input} - fixed
@@ -181,17 +189,13 @@ def _inside(artifact: Path, taps: Mapping[str, str], wanted: str) -> inside.Insi
     return found.only({*near, *found.values.values()})
 
 
-def _weights(artifact: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
-    """Those of some values that are the file's own constants."""
-    import onnx
+def _weights(graph: Any, folder: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
+    """Those of some values that are the graph's own constants; external data lies in `folder`."""
     from onnx import numpy_helper
 
-    if not wanted:
-        return {}
-    graph = onnx.load(str(artifact), load_external_data=False).graph
     held = {each.name: each for each in graph.initializer}
     found = {name: held[tensor] for name, tensor in wanted.items() if tensor in held}
-    return {name: numpy_helper.to_array(each, base_dir=str(artifact.parent)) for name, each in found.items()}
+    return {name: numpy_helper.to_array(each, base_dir=str(folder)) for name, each in found.items()}
 
 
 RUNTIME = OnnxRuntime()
