@@ -249,7 +249,7 @@ def inspect_bundle(folder: Path) -> BundleFacts:
     resolved = folder.resolve()
     manifest = manifests.read(resolved)
     artifacts = tuple(
-        ArtifactFacts(entry, _whole(resolved, manifest.parts(entry.path)), listed_bytes(manifest, entry.path))
+        ArtifactFacts(entry, _whole(resolved, manifest.parts(entry.path)), manifest.listed_bytes(entry.path))
         for entry in manifest.artifacts
     )
     if manifest.task == manifests.MODULE:
@@ -339,11 +339,6 @@ _READERS: dict[str, Callable[[Path], FileFacts]] = {
     "onnx": _onnx,
     "torchscript": _torchscript,
 }
-
-
-def listed_bytes(manifest: Manifest, path: str) -> int:
-    """The bytes of an artifact as the manifest lists them, with what lies beside it: external data, shards."""
-    return sum(manifest.files[name].bytes for name in manifest.parts(path))
 
 
 def _whole(folder: Path, parts: Iterable[str]) -> int | None:

@@ -185,6 +185,10 @@ class Manifest:
         shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors" if path.endswith(".safetensors.index.json") else "(?!)")
         return {name for name in self.files if name in (path, f"{path}_data") or shard.fullmatch(name)}
 
+    def listed_bytes(self, path: str) -> int:
+        """The bytes of the artifact at `path` as they are listed, with what lies beside it: external data, shards."""
+        return sum(self.files[name].bytes for name in self.parts(path))
+
     def with_artifact(self, entry: ArtifactEntry) -> Manifest:
         """The same manifest with `entry` in the place of the artifact of its path, or after all others."""
         if all(known.path != entry.path for known in self.artifacts):

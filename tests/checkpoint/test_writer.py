@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bertx.checkpoint.tensors import TensorInfo, read_header
+from bertx.checkpoint.tensors import BITS, TensorInfo, read_header
 from bertx.checkpoint.weights import read_weights
 from bertx.checkpoint.writer import Written, write_safetensors
 from bertx.errors import BertxError, Bug, InputRefused, UsageError
@@ -229,21 +229,31 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(
     assert "layer.7 holds NaN or infinity" in error.message
 
 
-@pytest.mark.parametrize(
-    ("dtype", "data"),
-    [
-        ("BF16", b"\x80\x7f"),
-        ("BF16", b"\xc1\xff"),
-        ("F8_E5M2", b"\x01\x7c"),
-        ("F8_E5M2", b"\x01\xff"),
-        ("F8_E4M3", b"\x01\x7f"),
-        ("F8_E8M0", b"\x01\xff"),
-        ("F8_E4M3FNUZ", b"\x01\x80"),
-    ],
-)
-def test_formats_that_numpy_lacks_are_checked_too(tmp_path: Path, dtype: str, data: bytes) -> None:
-    tensors = raw(tmp_path, dtype, [len(data) // (2 if dtype == "BF16" else 1)], data)
+#: patterns in hexadecimal, the last byte of a number last
+NOT_FINITE = {
+    "F64": ("010000000000f0ff",),
+    "F32": ("0100807f", "ffffffff"),
+    "F16": ("017c", "007d", "007e", "ff7f", "00fc", "01fd", "00fe", "ffff"),
+    "BF16": ("807f", "c1ff"),
+    "F8_E5M2": ("017c", "01ff"),
+    "F8_E4M3": ("017f",),
+    "F8_E8M0": ("01ff",),
+    "F8_E4M3FNUZ": ("0180",),
+}
+
+
+@pytest.mark.parametrize(("dtype", "data"), [(dtype, each) for dtype, those in NOT_FINITE.items() for each in those])
+def test_every_pattern_that_is_not_finite_is_refused(tmp_path: Path, dtype: str, data: str) -> None:
+    tensors = raw(tmp_path, dtype, [len(data) * 4 // BITS[dtype]], bytes.fromhex(data))
     assert "NaN or infinity" in refused(tensors, tmp_path / "target").message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"), {"BF16": "7f7f", "F16": "ff7b", "F32": "ffff7fff", "F64": "ffffffffffffef7f"}.items()
+)
+def test_the_largest_number_is_finite(tmp_path: Path, dtype: str, data: str) -> None:
+    write_safetensors(raw(tmp_path, dtype, [1], bytes.fromhex(data)), tmp_path / "target")
+    assert (tmp_path / "target").read_bytes().endswith(bytes.fromhex(data))
 
 
 @pytest.mark.parametrize("dtype", ["I64", "I8", "U8", "BOOL", "C64"])

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -209,6 +208,8 @@ def _ended(error: BaseException, options: list[str]) -> int:
         return _interrupted(signal.SIGINT)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 70
+    import traceback
+
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, OSError) and where.filename == click.utils.__file__:  # Click prints --help itself
         return _report(_stdout_lost(error), options)
@@ -218,6 +219,8 @@ def _ended(error: BaseException, options: list[str]) -> int:
 
 def _report(error: BertxError, options: list[str]) -> int:
     if "--debug" in options:
+        import traceback
+
         traceback.print_exc()
     code = error.exit_code
     if "--json" in options and error.report is None and error.code != "E_STDOUT":

@@ -15,7 +15,6 @@ from bertx.cli.options import Decorator, Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
 from bertx.errors import BertxError
 from bertx.formats import ExportOptions
-from bertx.inspection import listed_bytes
 from bertx.parity.options import VerifyOptions
 from bertx.tokenizer.mecab import DICTIONARIES
 
@@ -130,5 +129,5 @@ def places(made: api.Export) -> list[str]:
     """Paths of what was written, relative to the current folder where they lie in it, and their sizes."""
     here = Path.cwd()
     shown = made.folder.relative_to(here) if made.folder.is_relative_to(here) else made.folder
-    sizes = {path: listed_bytes(made.manifest, path) for path in made.written}
+    sizes = {path: made.manifest.listed_bytes(path) for path in made.written}
     return [f"{shown / path}  {size / 2**20:.1f} MiB" for path, size in sizes.items()]

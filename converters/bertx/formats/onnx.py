@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -154,6 +153,8 @@ def _separate(model: Any) -> None:
 
 def _silence() -> None:
     """The exporter logs that torchvision's operators are missing; nothing here needs them."""
+    import logging
+
     for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -147,12 +147,11 @@ def compare(case: str, made: Array, exact: Array, rounded: Array, judged: Array)
 def pool(name: str, cases: Sequence[Compared], dtype: str, factor: float, allowance: float = 1.0) -> Row:
     """Judges one output over its cases, against their pooled noise. `allowance` is the runtime's own factor on the rms
     limit."""
-    import numpy as np
-
     counts = [c.count for c in cases]
 
     def pooled(values: Sequence[float]) -> float:
-        return float(np.sqrt(np.average(np.square(values), weights=counts)))
+        squares = sum(count * value * value for count, value in zip(counts, values, strict=True))
+        return math.sqrt(squares / sum(counts))
 
     # Noise is never less than one unit in the last place, of the size that the statistic itself is about: measured
     # against the largest element, an rms floor would hide errors of ten times the noise at the embeddings.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertx.errors import BertxError, NotCompared, ParityFailed
 from bertx.parity.compare import Row
-from bertx.parity.latency import Latency
-from bertx.parity.part import Part
+
+if TYPE_CHECKING:
+    from bertx.parity.latency import Latency
+    from bertx.parity.part import Part
 
 SCHEMA = "bertx.report/1"
 
