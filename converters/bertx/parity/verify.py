@@ -46,6 +46,17 @@ class Verified:
     benches: tuple[Bench, ...]
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What all runs of one verification share: the reference, the device, the options, and what a runner may use."""
+
+    origin: Origin
+    where: str
+    options: VerifyOptions
+    limits: process.Limits
+    progress: Progress
+
+
 def verify_subjects(
     subjects: Sequence[Subject],
     origin: Origin,
@@ -66,15 +77,14 @@ def verify_subjects(
         workers = _workers(origin)
         progress(f"the reference and {len(jobs) - len(again)} runners, at most {workers} at a time")
         with stoppable(options.limits(), workers) as (pool, limits):
+            setting = _Setting(origin, where, options, limits, progress)
             answers = {
                 asked: pool.submit(origin.reference, asked, (*cases, *said), where, limits, options.cache)
                 for asked, cases in questions.items()
                 for said in [spoken[asked].cases if asked in spoken else ()]
             }
             runs = {
-                job: pool.submit(
-                    _run_with_texts, job, questions[job.asked], spoken.get(job.asked), origin, where, limits
-                )
+                job: pool.submit(_run_with_texts, job, questions[job.asked], spoken.get(job.asked), setting)
                 for job in jobs
                 if job not in again
             }
@@ -109,13 +119,14 @@ def verify_subjects(
                     results.append(each)
 
             def probe(result: Result) -> Probe | None:
-                return _probe(result, jobs, benches, origin, where, limits, progress)
+                return _probe(result, jobs, benches, setting)
 
             results = dissected(results, probe)
             unseen = [subject for subject, future in beside.items() if not future.result().ids_seen]
-            results = _every_id(results, jobs, unseen, benches, origin, where, options, limits, progress)
+            results = _every_id(results, jobs, unseen, benches, setting)
         if options.latency:
-            results = [_timed(result, jobs, benches, origin, where, options, progress) for result in results]
+            alone = replace(setting, limits=options.limits())
+            results = [_timed(result, jobs, benches, alone) for result in results]
     return Verified(_report(results, benches, origin, options), tuple(benches.values()))
 
 
@@ -126,53 +137,42 @@ def _bytes(subject: Subject, rows: tuple[Row, ...]) -> Result:
     return Result(subject.name, subject.format, subject.dtype, "bytes", verdict, outputs=rows, cause=cause, asked=True)
 
 
-def _probe(
-    result: Result,
-    jobs: Sequence[Job],
-    benches: Mapping[Asked, Bench],
-    origin: Origin,
-    where: str,
-    limits: process.Limits,
-    progress: Progress,
-) -> Probe | None:
+def _probe(result: Result, jobs: Sequence[Job], benches: Mapping[Asked, Bench], setting: _Setting) -> Probe | None:
     """How to look inside the artifact of a result, in its own runtime or another that can; None where none can."""
     job = job_of(result, jobs)
     able = [r for r in registry().values() if job and r.looks_inside and job.subject.format in r.reads]
-    runtime = next((r for r in able if r.missing() is None and where.partition(":")[0] in r.devices), None)
+    device = setting.where.partition(":")[0]
+    runtime = next((r for r in able if r.missing() is None and device in r.devices), None)
     if job is None or runtime is None:
         return None
-    progress(f"{result.artifact}: looking inside {result.first_bad_layer or 'its layers'}")
+    setting.progress(f"{result.artifact}: looking inside {result.first_bad_layer or 'its layers'}")
     chosen = replace(job, runtime=runtime)
 
     def run(cases: Sequence[Case], more: Mapping[str, str]) -> Run:
-        return _run(chosen, cases, origin, where, limits, more)
+        return _run(chosen, cases, setting, more)
 
-    return Probe(run, benches[job.asked], origin, job.subject.dtype, where, limits)
+    return Probe(run, benches[job.asked], setting.origin, job.subject.dtype, setting.where, setting.limits)
 
 
 def _run(
     job: Job,
     cases: Sequence[Case],
-    origin: Origin,
-    where: str,
-    limits: process.Limits,
+    setting: _Setting,
     more: Mapping[str, str] | None = None,
     reading: Reading | None = None,
 ) -> Run:
     """Runs an artifact on the cases, its inputs by its own names in its own order."""
-    specs = job.binding.fed(job.subject.signature, origin.inputs)
+    specs = job.binding.fed(job.subject.signature, setting.origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
-    signature = Signature(specs, ())
-    return run_artifact(job.subject, job.runtime, where, fed, signature, origin.task, limits, more, reading)
+    signature, task = Signature(specs, ()), setting.origin.task
+    return run_artifact(job.subject, job.runtime, setting.where, fed, signature, task, setting.limits, more, reading)
 
 
-def _run_with_texts(
-    job: Job, cases: Sequence[Case], said: Spoken | None, origin: Origin, where: str, limits: process.Limits
-) -> Run:
+def _run_with_texts(job: Job, cases: Sequence[Case], said: Spoken | None, setting: _Setting) -> Run:
     """Runs an artifact on the cases, and on texts where its runtime takes them."""
     if said is None or not isinstance(job.reading, Reading):
-        return _run(job, cases, origin, where, limits)
-    return _run(job, [*cases, *said.blank], origin, where, limits, said.metadata, job.reading)
+        return _run(job, cases, setting)
+    return _run(job, [*cases, *said.blank], setting, said.metadata, job.reading)
 
 
 def _with_texts(result: Result, ran: Run, job: Job, said: Spoken | None, bench: Bench | None) -> Result:
@@ -198,20 +198,17 @@ def _every_id(
     jobs: Sequence[Job],
     unseen: Sequence[Subject],
     benches: Mapping[Asked, Bench],
-    origin: Origin,
-    where: str,
-    options: VerifyOptions,
-    limits: process.Limits,
-    progress: Progress,
+    setting: _Setting,
 ) -> list[Result]:
     """Results, of which those that passed and need it were also asked about every id."""
-    made, ids = list(results), origin.ids()
-    for place, job in _in_need(results, jobs, unseen, options) if ids else ():
-        progress(f"{job.subject.name} in {job.runtime.name}: all {ids:,} token ids")
+    made, ids = list(results), setting.origin.ids()
+    for place, job in _in_need(results, jobs, unseen, setting.options) if ids else ():
+        setting.progress(f"{job.subject.name} in {job.runtime.name}: all {ids:,} token ids")
 
         def judged(some: tuple[int, int], job: Job = job) -> Result:
-            bench = bench_of(origin, replace(job.asked, ids=some), where, options, limits)
-            ran = _run(job, bench.cases, origin, where, limits)
+            asked = replace(job.asked, ids=some)
+            bench = bench_of(setting.origin, asked, setting.where, setting.options, setting.limits)
+            ran = _run(job, bench.cases, setting)
             return conclude(ran, job.subject, job.runtime, bench, job.by_name)
 
         bench = replace(benches[job.asked], allowance=job.runtime.allowance)
@@ -236,23 +233,15 @@ def _in_need(
             yield place, job
 
 
-def _timed(
-    result: Result,
-    jobs: Sequence[Job],
-    benches: Mapping[Asked, Bench],
-    origin: Origin,
-    where: str,
-    options: VerifyOptions,
-    progress: Progress,
-) -> Result:
+def _timed(result: Result, jobs: Sequence[Job], benches: Mapping[Asked, Bench], setting: _Setting) -> Result:
     """A result that passed, with how long its runtime takes. Nothing else of bertx runs meanwhile."""
     job = job_of(result, jobs)
     if job is None or result.verdict != "pass":
         return result
-    progress(f"{result.artifact} in {result.runtime}: its latency")
+    setting.progress(f"{result.artifact} in {result.runtime}: its latency")
     cases = batches(benches[job.asked].cases)
     alone = {"threads": str(os.cpu_count() or 1)}
-    made = _run(job, cases, origin, where, options.limits(), alone).made if cases else None
+    made = _run(job, cases, setting, alone).made if cases else None
     return replace(result, latency=measured(made.metadata) if made else None)
 
 
