@@ -23,7 +23,7 @@ from bertx.model.tasks import TASKS
 from bertx.parity import target
 from bertx.parity.judge import Bench, Subject, judge
 from bertx.parity.origin import Stock
-from bertx.parity.report import Result
+from bertx.parity.report import Report, Result
 from bertx.parity.verify import VerifyOptions, make_bench
 from bertx.runtimes import foreign
 from bertx.runtimes.process import Limits
@@ -126,6 +126,25 @@ def test_a_runner_that_takes_too_much_memory_is_ended_and_fails(run: Judge) -> N
 def test_a_runners_last_line_is_the_reason_without_its_control_characters(run: Judge) -> None:
     result = run("refuse")
     assert result.reason == "exit 9: the model \\x1b[31mis\\x07 refused"
+
+
+def test_a_runner_whose_library_lacks_something_is_not_run(run: Judge) -> None:
+    result = run("unsupported")
+    assert (result.verdict, result.reason) == ("not-run", "not supported: faulty: it has no Frobnicate")
+    assert (result.asked, result.outputs) == (True, ())
+
+
+def test_an_artifact_that_no_library_could_run_was_not_compared_though_nobody_named_it(run: Judge) -> None:
+    report = Report({}, 1.0, {}, (replace(run("unsupported"), asked=False),))
+    error = report.error()
+    assert (report.verdict, error and (error.code, error.exit_code)) == ("incomplete", ("E_UNSUPPORTED", 6))
+
+
+@pytest.mark.parametrize(
+    "fault", ["unsupported-after-answers", "unsupported-by-another-code", "unsupported-in-other-words"]
+)
+def test_what_a_library_lacks_excuses_nobody_who_computed_or_says_it_otherwise(run: Judge, fault: str) -> None:
+    assert run(fault).verdict == "fail"
 
 
 def test_a_runner_that_used_another_device_is_no_verdict_but_a_local_problem(run: Judge) -> None:

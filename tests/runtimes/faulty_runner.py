@@ -75,6 +75,12 @@ def main() -> None:
     if chosen.fault == "refuse":
         sys.stderr.write("noise before\nthe model \x1b[31mis\x07 refused\n")
         sys.exit(9)
+    if chosen.fault.startswith("unsupported"):
+        if chosen.fault == "unsupported-after-answers":
+            save_file({"one/last_hidden_state": np.zeros(3, dtype=np.float32)}, chosen.outputs)
+        before = "this is " if chosen.fault == "unsupported-in-other-words" else ""
+        sys.stderr.write(f"{before}E_UNSUPPORTED: faulty: it has no Frobnicate\n")
+        sys.exit(1 if chosen.fault == "unsupported-by-another-code" else 6)
     if chosen.fault == "garbage":
         Path(chosen.outputs).write_bytes(b"\xff" * 100)
         return

@@ -18,7 +18,7 @@ from bertx.parity.compare import Row, compare, failed, judged_positions, pool
 from bertx.parity.findings import TAP, boundaries, boundary
 from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
-from bertx.parity.report import Result
+from bertx.parity.report import UNSUPPORTED, Result
 from bertx.runtimes import Foreign, Job, Reading, Runtime, process
 from bertx.runtimes.device import instructions
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
@@ -94,11 +94,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of running one artifact on the cases: its outputs, or why there are none, and what it took."""
+    """What came of running one artifact on the cases: its outputs, or why there are none, and what it took.
+
+    `lacks` is what the runtime's library lacks, where its runner said so instead of computing anything.
+    """
 
     facts: Mapping[str, Any]
     made: Tensors | None = None
     reason: str | None = None
+    lacks: str | None = None
 
 
 def run_artifact(
@@ -136,7 +140,8 @@ def run_artifact(
         if ended.exit_code == LocalProblem.exit_code and "E_DEVICE" in (ended.reason or ""):
             raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
         if ended.reason is not None:
-            return Run(facts, None, ended.reason)
+            # Who has written answers has computed, and what goes wrong then is a failure.
+            return Run(facts, None, ended.reason, None if job.outputs.exists() else process.unsupported(ended))
         try:
             made = read_tensors(job.outputs)
         except (BertxError, OSError) as error:
@@ -147,11 +152,14 @@ def run_artifact(
 def conclude(
     run: Run, subject: Subject, runtime: Runtime | Foreign, bench: Bench, asked: bool, beside: Sequence[Row] = ()
 ) -> Result:
-    """The verdict on what a run computed; a run that computed nothing is a failure.
+    """The verdict on what a run computed; a run that computed nothing is a failure, unless the library lacks
+    what the artifact needs.
 
     `beside` is what a look at the artifact's own weights, labels and the like gave: rows like any other.
     """
     blank = Result(subject.name, subject.format, subject.dtype, runtime.name, "fail", asked=asked)
+    if run.lacks is not None:
+        return replace(blank, verdict="not-run", reason=f"{UNSUPPORTED}{run.lacks}")
     result = replace(blank, **run.facts)
     if run.made is None:
         return replace(result, reason=run.reason, cause=_why(str(run.reason), subject, bench))

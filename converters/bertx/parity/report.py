@@ -18,6 +18,8 @@ SCHEMA = "bertx.report/1"
 
 #: how the reason begins where a runtime is not ready; what would make it so follows
 NOT_READY = "not ready: "
+#: the same where its library lacks what the artifact needs; what that is follows
+UNSUPPORTED = "not supported: "
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,22 @@ class Report:
             return "fail"
         return "incomplete" if self._left() is not None else "pass"
 
-    def _left(self) -> tuple[str, str] | None:
-        """What was to be compared and was not, and what to do about it; None where all of it was."""
-        doctor = "see `bertx doctor`"
+    def _left(self) -> tuple[str, str, str] | None:
+        """E_CODE, what was to be compared and was not, what to do about it; None where all of it was."""
+        code, doctor = "E_NOT_COMPARED", "see `bertx doctor`"
         wanted = {result.artifact for result in self.results if result.asked is not None}
         ran = {result.artifact for result in self.results if result.verdict == "pass"}
         for result in self.results:
             if result.verdict != "pass" and (result.asked or result.artifact in wanted - ran):
-                return f"{result.artifact} was not compared in {result.runtime}: {result.reason}", doctor
+                what = f"{result.artifact} was not compared in {result.runtime}: {result.reason}"
+                if (result.reason or "").startswith(UNSUPPORTED):
+                    return "E_UNSUPPORTED", what, "choose another --runtime"
+                return code, what, doctor
             if result.static and not self.allow_static:
                 fixed = " and ".join(f"{axis} at {size}" for axis, size in result.static.items())
-                return (
-                    f"{result.artifact} fixes {fixed} and was checked at no other size",
-                    "accept it by --allow-static",
-                )
-        return None if ran else ("nothing was compared", doctor)
+                what = f"{result.artifact} fixes {fixed} and was checked at no other size"
+                return code, what, "accept it by --allow-static"
+        return None if ran else (code, "nothing was compared", doctor)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -143,7 +146,7 @@ class Report:
             why = bad.cause or bad.reason or "see the report"
             return ParityFailed("E_PARITY", f"{bad.artifact} is wrong in {bad.runtime}{layer}: {why}", "do not ship it")
         left = self._left()
-        return NotCompared("E_NOT_COMPARED", *left) if left else None
+        return NotCompared(*left) if left else None
 
 
 def _number(value: float) -> float | None:

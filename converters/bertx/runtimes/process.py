@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from bertx.errors import CODES, BertxError, InputRefused, LocalProblem, SourceUnavailable, escape
+from bertx.errors import CODES, BertxError, InputRefused, LocalProblem, NotCompared, SourceUnavailable, escape
 from bertx.runtimes.group import group
 
 _INTERVAL = 0.05  # seconds between looks at a runner's memory
@@ -59,12 +59,11 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
 
     most = limits.memory_bytes or int(psutil.virtual_memory().available * 0.95)
     started = time.monotonic()
-    with tempfile.TemporaryFile() as errors, _room() as room:
+    with tempfile.TemporaryFile() as errors:
         peak, reason = 0, None
         with group() as start:
             try:
-                silent = subprocess.DEVNULL
-                process = start(command, stdin=silent, stdout=silent, stderr=errors, env=_environment(room))
+                process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
             except OSError as error:
                 return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -80,19 +79,6 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
                         reason = f"did not end within {limits.seconds:g} s"
         code = process.returncode
         return Ended(time.monotonic() - started, peak, reason or _reason(code, errors), code)
-
-
-def _room() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what a runner leaves in the temp folder: it goes with it, however it ends."""
-    return tempfile.TemporaryDirectory(prefix="bertx-", ignore_cleanup_errors=True)
-
-
-def _environment(room: str) -> dict[str, str]:
-    """A runner's environment: that of bertx, its own temp folder, and no telemetry.
-
-    ONNX Runtime from 1.31 on collects what it runs in a database in the user's home, to send it.
-    """
-    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), room)}
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:
@@ -123,3 +109,9 @@ def refusal(ended: Ended) -> BertxError | None:
     if told is None or told[1] not in CODES or ended.exit_code not in kinds:
         return None
     return kinds[ended.exit_code](told[1], told[2], told[3])
+
+
+def unsupported(ended: Ended) -> str | None:
+    """What a runtime's library lacks for an artifact, in the words of its runner; None where it ended otherwise."""
+    told = re.fullmatch(r"exit \d+: E_UNSUPPORTED: (.+)", ended.reason or "")
+    return told[1] if told and ended.exit_code == NotCompared.exit_code else None

@@ -7,6 +7,7 @@ mod cases;
 mod outputs;
 mod pooling;
 mod texts;
+mod unsupported;
 
 use std::path::PathBuf;
 use std::process::exit;
@@ -17,6 +18,7 @@ use anyhow::{bail, Context, Result};
 pub use cases::{Case, Cases, Input, Spec, Values};
 pub use outputs::{Facts, Output};
 pub use pooling::Embedding;
+pub use unsupported::Unsupported;
 
 /// The command line.
 pub struct Arguments {
@@ -66,7 +68,8 @@ impl Arguments {
 
 /// A program that runs an artifact: opened once, then given case by case.
 pub trait Runner: Sized {
-    /// Loads the artifact, and refuses one that is not what the cases claim.
+    /// Loads the artifact, and refuses one that is not what the cases claim; with [`Unsupported`] one that is whole and
+    /// needs what the library lacks.
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self>;
 
     /// Computes one case. This is what is timed.
@@ -100,7 +103,12 @@ pub fn main<R: Runner>(name: &str) -> ! {
 
 fn serve<R: Runner>(name: &str, arguments: &Arguments) -> Result<()> {
     let cases = Cases::read(arguments)?;
-    let mut runner = R::open(arguments, &cases)?;
+    // Once a case is computed, nothing is unsupported any more: what goes wrong then is a failure.
+    let mut runner = R::open(arguments, &cases).inspect_err(|error| {
+        if error.is::<Unsupported>() {
+            fail(&format!("E_UNSUPPORTED: {name}: {error:#}"), 6)
+        }
+    })?;
     let mut answers = outputs::Answers::default();
     for case in &cases.all {
         let started = Instant::now();
