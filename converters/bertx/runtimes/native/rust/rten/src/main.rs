@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
-use bertx_protocol::{Arguments, Case, Cases, Facts, Input, Output, Runner, Values};
-use rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
+use bertx_protocol::{Arguments, Case, Cases, Facts, Input, Output, Runner, Unsupported, Values};
+use rten::{LoadError, LoadErrorKind, Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView};
 use rten_onnx::onnx::{ModelProto, ValueInfoProto};
 use rten_tensor::prelude::*;
 use rten_tensor::Tensor;
@@ -22,7 +22,7 @@ struct Rten {
 
 impl Runner for Rten {
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self> {
-        let model = Model::load_file(&arguments.artifact)?;
+        let model = Model::load_file(&arguments.artifact).map_err(refusal)?;
         let named = |ids: &[NodeId]| -> Result<Vec<(NodeId, String)>> {
             let name = |id: &NodeId| model.node_info(*id).and_then(|node| node.name().map(str::to_owned));
             ids.iter().map(|id| Ok((*id, name(id).context("a value has no name")?))).collect()
@@ -56,6 +56,14 @@ impl Runner for Rten {
     fn facts(&self) -> Facts {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Facts { version, provider: "rten".to_owned(), threads: Some(self.threads) }
+    }
+}
+
+/// An operator that rten does not know, or not so, is its own affair; a file that it cannot read is the file's.
+fn refusal(error: LoadError) -> anyhow::Error {
+    match error.kind() {
+        LoadErrorKind::OperatorInvalid => Unsupported::new(error).into(),
+        _ => error.into(),
     }
 }
 
