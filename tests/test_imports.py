@@ -63,4 +63,5 @@ def test_the_environment_is_read_in_the_command_line_alone() -> None:
         for node in ast.walk(ast.parse(Path(path).read_text("utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     }
-    assert {name for name in readers if not name.startswith("cli/")} == set()
+    handed_on = {"runtimes/process.py"}  # what a runner gets is bertx's own environment and more
+    assert {name for name in readers if not name.startswith("cli/")} == handed_on

@@ -7,7 +7,9 @@
     ├── SourceUnavailable              4   the checkpoint cannot be had (Hub, network, not found, gated)
     ├── LocalProblem                   5   this machine lacks something (device, disk, runtime, lock)
     ├── NotCompared                    6   nothing, or not everything asked for, was checked
-    └── Bug                           70   bertx itself is wrong
+    ├── Bug                           70   bertx itself is wrong
+    ├── Interrupted                  130   somebody pressed Ctrl-C
+    └── Terminated                   143   somebody asked it to end (SIGTERM)
 
 Each error carries an E_CODE, what happened and what to do. Only `cli/` prints them. The codes are listed in
 `CODES` below and in docs/errors.md; a test compares the two.
@@ -53,6 +55,8 @@ CODES: dict[str, str] = {
     "E_NOT_COMPARED": "something that was asked for was not compared",
     "E_UNSUPPORTED": "the library of a runtime asked for by name lacks what an artifact needs",
     "E_BUG": "a bug in bertx",
+    "E_INTERRUPTED": "it was interrupted with Ctrl-C (SIGINT)",
+    "E_TERMINATED": "it was asked to end (SIGTERM)",
 }
 
 
@@ -112,6 +116,18 @@ class Bug(BertxError):
     """bertx itself is wrong."""
 
     exit_code = 70
+
+
+class Interrupted(BertxError):
+    """Somebody pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+class Terminated(BertxError):
+    """Somebody asked it to end."""
+
+    exit_code = 143
 
 
 def escape(text: object, limit: int = 300) -> str:

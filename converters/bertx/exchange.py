@@ -65,7 +65,9 @@ def sibling(output: Path, kind: Literal["stage", "old"]) -> Path:
 def named(text: str) -> Path:
     """The path of a folder or file that a user names. Raises UsageError where nothing can have that name."""
     try:
-        path = Path(text).expanduser()
+        path = Path(text)
+        if text.startswith("~") and not path.exists():
+            path = path.expanduser()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long; no such user; a null byte
         why = error.strerror if isinstance(error, OSError) else error

@@ -282,7 +282,7 @@ def check_path(path: Any, where: str) -> str:
     """
     text = _text(path, where)
     parts = text.split("/")
-    plain = not ({"", ".", ".."} & set(parts)) and not set(text) & {"\\", "\0"} and _is_unicode(text)
+    plain = not ({"", ".", ".."} & set(parts)) and not set(text) & {"\\", "\0"} and is_unicode(text)
     # On Windows "C:x" is relative to another drive.
     if not plain or _is_absolute(text) or PureWindowsPath(text).drive:
         raise _refuse(f"{where} {escape(text)} is no path inside the folder")
@@ -371,7 +371,7 @@ def _signature(value: Any, where: str) -> Signature | None:
     return signature
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Python reads a file name of other bytes into lone surrogates, which JSON cannot hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -78,6 +78,9 @@ class Begun:
 @contextmanager
 def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary: str | None = None) -> Iterator[Begun]:
     """Stages a bundle. Refuses before any work what cannot be done."""
+    if not manifests.is_unicode(f"{source.source}{source.folder}"):
+        what = f"the path {escape(source.source)} is not UTF-8, so that bertx.json could not name it"
+        raise UsageError("E_USAGE", what, "rename the folder")
     origin = Background(lambda: _origin(source, folder))
     before = manifests.read(folder) if bundle.is_bundle(folder) else None
     replaced = before is not None and _differs(before, origin.result(), task, force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,9 @@ FAILURES: dict[str, Failing] = {
     "a recipe that is not there": Failing(lambda f: ("run", f / "none.toml"), "E_RECIPE", 2, "cannot be read"),
     "a misspelt key in a recipe": Failing(
         lambda f: ("run", written(f / "r.toml", 'checkpoint="x"\nartefacts=["onnx"]')), "E_RECIPE", 2, "artefacts"
+    ),
+    "a folder whose name is not UTF-8": Failing(
+        lambda f: ("to-safetensors", shutil.copytree(f, f.parent / os.fsdecode(b"m\xff"))), "E_USAGE", 2, "is not UTF-8"
     ),
     "a file where the output should be": Failing(
         lambda f: ("to-safetensors", f, "-o", written(f.parent / "out", "")), "E_OUTPUT", 2, "is a file"

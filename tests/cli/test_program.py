@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,3 +175,46 @@ def terminal(command: list[str], environment: dict[str, str]) -> str:
         os.close(ours)
     assert process.wait(60) == 0
     return seen.decode("utf-8")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize(("name", "code"), [("tiny-feature-extraction", 0), ("nothing", 2)])
+def test_a_closed_standard_input_or_error_changes_no_exit_code(
+    closed: str, name: str, code: int, checkpoint: Callable[[str], Path], environment: dict[str, str]
+) -> None:
+    target = checkpoint("feature-extraction").parent / name
+    command = f"{shlex.join([sys.executable, '-m', 'bertx', 'inspect', str(target), '--json'])} {closed}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert ended.returncode == code
+    assert json.loads(ended.stdout)["schema"] == ("bertx.error/1" if code else "bertx.inspect/1")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+def test_what_standard_output_cannot_show_is_no_failure(
+    encoding: str, checkpoint: Callable[[str], Path], tmp_path: Path, bertx: Callable[..., Ran]
+) -> None:
+    folder = tmp_path / os.fsdecode("日本".encode() + b"\xff")
+    shutil.copytree(checkpoint("feature-extraction"), folder)
+    shown = bertx("inspect", folder, PYTHONIOENCODING=encoding)
+    assert (shown.code, shown.err) == (0, "")
+    ran = bertx("inspect", folder, "--json", PYTHONIOENCODING=encoding)
+    assert (ran.code, ran.json["checkpoint"]) == (0, str(folder))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_options_that_all_have(command: str, bertx: Callable[..., Ran]) -> None:
+    text = bertx(command, "--help").out
+    assert [option for option in ("--json", "-v, --verbose", "-q, --quiet") if option not in text] == []
+    assert ("--offline" in text) is (command != "build")  # compilers fetch what they need
+
+
+def test_quiet_inspection_prints_nothing(bertx: Callable[..., Ran], checkpoint: Callable[[str], Path]) -> None:
+    ran = bertx("inspect", checkpoint("feature-extraction"), "-q")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_a_folder_whose_name_begins_with_a_tilde_is_that_folder(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint("feature-extraction"), tmp_path / "~nobody-of-this-name")
+    assert bertx("inspect", "./~nobody-of-this-name", cwd=tmp_path).code == 0

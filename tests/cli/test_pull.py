@@ -259,6 +259,6 @@ def test_an_interrupted_download_is_gone_on_with(
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (130, ("", "bertx: interrupted\n"))
+    assert (process.returncode, told) == (130, ("", "bertx: error[E_INTERRUPTED]: it was interrupted; run it again\n"))
     assert bertx("pull", "org/tiny", **online).code == 0
     assert len(hub.ranges) == 1

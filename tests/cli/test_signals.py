@@ -16,6 +16,11 @@ import pytest
 #: moment -> the pattern, below the test's folder, of what is there from then on
 MOMENTS = {"writing": "out/.bundle.bertx-stage-*", "verifying": "temporary/bertx-*"}
 SECONDS = 60
+#: exit code -> the last line
+ENDED = {
+    130: "bertx: error[E_INTERRUPTED]: it was interrupted; run it again\n",
+    143: "bertx: error[E_TERMINATED]: it was asked to end; run it again\n",
+}
 
 #: interrupts this process when numpy is imported, and makes another error of it
 HALF_IMPORTED = """
@@ -104,7 +109,7 @@ def test_an_interrupted_trace_leaves_nothing_behind(
     assert bool(runners) is (moment == "verifying")
     os.killpg(process.pid, sent)  # as a terminal sends it: to all of its foreground processes
     out, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, out, err) == (code, "", "bertx: interrupted\n")
+    assert (process.returncode, out, err) == (code, "", ENDED[code])
     assert list((tmp_path / "out").iterdir()) == []
     assert list((tmp_path / "temporary").glob("bertx-*")) == []
     assert psutil.wait_procs(runners, timeout=5)[1] == []
@@ -117,7 +122,7 @@ def test_an_interrupt_while_numpy_is_loading_is_no_bug(
     (tmp_path / "sitecustomize.py").write_text(HALF_IMPORTED, "utf-8")
     process = start("to-onnx", checkpoint("feature-extraction"), "-o", tmp_path / "out", PYTHONPATH=str(tmp_path))
     _, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, err) == (130, "bertx: interrupted\n")
+    assert (process.returncode, err) == (130, "bertx: error[E_INTERRUPTED]: it was interrupted; run it again\n")
 
 
 @pytest.mark.parametrize("place", [IN_A_CALLBACK, IN_DEL], ids=["import", "del"])
@@ -129,7 +134,7 @@ def test_an_interrupt_where_it_would_be_swallowed_is_put_off_until_it_can_be_tol
     command = ("trace", checkpoint("feature-extraction"), "-o", tmp_path / "out", "--no-verify")
     process = start(*command, PYTHONPATH=str(tmp_path))
     _, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, err) == (143, "bertx: interrupted\n")
+    assert (process.returncode, err) == (143, "bertx: error[E_TERMINATED]: it was asked to end; run it again\n")
     assert not (tmp_path / "out").exists()
 
 

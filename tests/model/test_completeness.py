@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from bertx.checkpoint import open_folder
 from bertx.errors import BertxError
 from bertx.model.completeness import _KNOWN, _OWN, _sizes, is_complete, needed
-from bertx.model.layouts import LAYOUTS
+from bertx.model.layouts import LAYOUTS, SEGMENTS
 from bertx.model.loading import load
 from bertx.model.tasks import TASKS
 from bertx.model.variants import VARIANTS, layout_of
@@ -92,6 +92,16 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     assert {key: defaults[key] for key in KNOWN[family].defaults} == KNOWN[family].defaults
     assert (defaults["pad_token_id"] or 0) <= KNOWN[family].padding
     assert _default_segments(family) == defaults.get("type_vocab_size", 0)
+
+
+def test_the_segments_of_every_family_are_known_without_transformers() -> None:
+    """So that bertx inspect imports no PyTorch for a configuration that leaves them out."""
+    import transformers
+
+    assert {*FAMILIES, "mbart", "t5"} <= {*SEGMENTS, *LAYOUTS}
+    for family, segments in SEGMENTS.items():
+        stated = getattr(transformers.CONFIG_MAPPING[family](), "type_vocab_size", 0)
+        assert segments == (stated if isinstance(stated, int) else 0), family
 
 
 @pytest.mark.parametrize("family", KNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -45,6 +46,16 @@ def test_a_program_that_does_not_exist_is_a_reason() -> None:
 
 def test_standard_input_is_empty() -> None:
     assert run(python("import sys; sys.exit(len(sys.stdin.read()))"), Limits()).exit_code == 0
+
+
+def test_what_it_leaves_in_the_temp_folder_goes_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "place"
+    leave = f"import os, tempfile; _, left = tempfile.mkstemp(); open({str(note)!r}, 'w').write(left); os.abort()"
+    ended = run(python(leave), Limits())
+    assert ended.reason == "was ended by SIGABRT: said nothing"
+    left = Path(note.read_text())
+    assert left.parent != Path(tempfile.gettempdir())
+    assert not left.parent.exists()
 
 
 def test_what_a_hanging_program_started_is_ended_with_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from bertx.ending import leave
-from bertx.errors import BertxError, Bug, LocalProblem, UsageError, escape
+from bertx.errors import BertxError, Bug, Interrupted, LocalProblem, Terminated, UsageError, escape
 
 #: command -> (module, function, what --help says); in the order in which people use them
 COMMANDS = {
@@ -105,7 +105,8 @@ def emit(text: str) -> None:
     try:
         if sys.stdout is None:
             raise OSError("it is closed")
-        sys.stdout.write(text + "\n")
+        # A terminal that cannot show a character gets a question mark.
+        sys.stdout.write(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding) + "\n")
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         raise _stdout_lost(error) from error
@@ -119,8 +120,11 @@ def _stdout_lost(error: Exception) -> LocalProblem:
 
 
 def emit_json(document: Any) -> None:
-    """Writes the one JSON document of --json."""
-    emit(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    """Writes the one JSON document of --json, in UTF-8: in ASCII where standard output or a path is in no UTF-8."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    encoding = sys.stdout.encoding.lower() if sys.stdout is not None else ""
+    plain = encoding in ("utf-8", "utf8") and not any("\ud800" <= character <= "\udfff" for character in text)
+    emit(text if plain else json.dumps(document, indent=2, allow_nan=False))
 
 
 def warn(message: str) -> None:
@@ -130,6 +134,7 @@ def warn(message: str) -> None:
 
 def main() -> NoReturn:
     """The entry point: runs a command and ends the process with the contract's exit code."""
+    _open_streams()
     interrupts = _watch_signals()
     arguments = sys.argv[1:]
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -141,7 +146,7 @@ def main() -> NoReturn:
             raise LocalProblem("E_STDOUT", "standard output is closed", "keep it open")
         bertx_command.main(args=kept, prog_name="bertx", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - however a command ends, it ends as the contract says
-        status = _interrupted(interrupts[-1]) if interrupts else _ended(error, options)
+        status = _interrupted(interrupts[-1], options) if interrupts else _ended(error, options)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     if "torch" in sys.modules:  # whatever has loaded it has also written its result
@@ -191,10 +196,26 @@ def _swallows(frame: FrameType | None) -> bool:
     return False
 
 
-def _interrupted(number: int) -> int:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write("bertx: interrupted\n")
-    return 128 + number
+def _open_streams() -> None:
+    """Gives a standard input or error that is closed to the null device.
+
+    Else the next file that is opened would get its number, and what a library complains of would be written into it.
+    """
+    for number in (0, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 - it stays open
+
+
+def _interrupted(number: int, options: list[str]) -> int:
+    if number == signal.SIGTERM:
+        return _report(Terminated("E_TERMINATED", "it was asked to end", "run it again"), options)
+    return _report(Interrupted("E_INTERRUPTED", "it was interrupted", "run it again"), options)
 
 
 def _ended(error: BaseException, options: list[str]) -> int:
@@ -205,7 +226,7 @@ def _ended(error: BaseException, options: list[str]) -> int:
         hint = f"see `{error.ctx.command_path} --help`" if error.ctx else "see `bertx --help`"
         return _report(UsageError("E_USAGE", error.format_message().rstrip("."), hint), options)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return _interrupted(signal.SIGINT)
+        return _interrupted(signal.SIGINT, options)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 70
     import traceback

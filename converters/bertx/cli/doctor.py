@@ -9,13 +9,13 @@ import click
 
 from bertx.cli import emit, emit_json
 from bertx.cli.inspect import size
-from bertx.cli.options import cache_folder, common
+from bertx.cli.options import Phases, cache_folder, common
 from bertx.cli.tables import table
 from bertx.machine import Folder, Machine, examine
 
 
 @click.command("doctor")
-@common("json")
+@common("offline", "json", "verbose", "quiet")
 def command(**chosen: Any) -> None:
     """Say which runtimes and devices work here, and what each missing one needs.
 
@@ -23,10 +23,11 @@ def command(**chosen: Any) -> None:
     """
     from huggingface_hub import constants
 
+    Phases(chosen["verbose"], quiet=True)("looking at runtimes and devices")
     found = examine(cache_folder(), Path(constants.HF_HUB_CACHE))
     if chosen["as_json"]:
         emit_json(found.to_json())
-    else:
+    elif not chosen["quiet"]:
         emit("\n".join(described(found)))
     problem = found.problem()
     if problem is not None:

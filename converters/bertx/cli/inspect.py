@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bertx.cli import emit, emit_json
-from bertx.cli.options import common, fetching
+from bertx.cli.options import Phases, common, fetching
 from bertx.cli.tables import table
 from bertx.errors import escape
 from bertx.inspection import BundleFacts, CheckpointFacts, FileFacts, Inspection, TokenizerFiles, inspect, shapes
@@ -19,17 +19,19 @@ _LABEL = 14  # characters of the widest label, and a space
 
 @click.command("inspect")
 @click.argument("target", metavar="CHECKPOINT|TARGET")
-@common("revision", "offline", "json")
+@common("revision", "offline", "json", "verbose", "quiet")
 def command(target: str, **chosen: Any) -> None:
     """Say what a checkpoint, a bundle or one artifact file is, from headers alone.
 
     A checkpoint on the Hub is downloaded into its cache first, as `bertx pull` does.
     """
+    Phases(chosen["verbose"], quiet=True)("reading headers")  # sooner done than read on a terminal
     # What lies in the cache is not hashed again: that would take the longer the larger it is.
-    found = inspect(target, fetching(chosen["revision"], chosen["offline"], recheck=False))
+    looked = fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"], recheck=False)
+    found = inspect(target, looked)
     if chosen["as_json"]:
         emit_json(found.to_json())
-    else:
+    elif not chosen["quiet"]:
         emit("\n".join(described(found)))
 
 

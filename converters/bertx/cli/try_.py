@@ -8,7 +8,7 @@ import click
 
 from bertx.answers import Answer, Labels, Similarity, Span, TokenLabels, Words
 from bertx.cli import emit, emit_json, warn
-from bertx.cli.options import cache_folder, common
+from bertx.cli.options import Phases, cache_folder, common
 from bertx.cli.tables import table
 from bertx.errors import escape
 from bertx.trial import Tried, TryOptions, ask
@@ -20,7 +20,7 @@ from bertx.trial import Tried, TryOptions, ask
 @click.option("--runtime", help="Only in this runtime. Default: the first that is ready, ONNX before the others.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Words or labels to show.")
 @click.option("--trust", is_flag=True, help="Load TorchScript files that bertx did not write here: they can run code.")
-@common("device", "json")
+@common("device", "offline", "json", "verbose", "quiet")
 def command(target: str, texts: tuple[str, ...], **chosen: Any) -> None:
     """Show what an artifact answers to each TEXT: similarities, masked words, labels, or the answer in a text.
 
@@ -28,12 +28,17 @@ def command(target: str, texts: tuple[str, ...], **chosen: Any) -> None:
     the question, then the text.
     """
     options = TryOptions(chosen["runtime"], chosen["device"], chosen["top"], chosen["trust"], cache=cache_folder())
-    tried = ask(target, texts, options)
+    phases = Phases(chosen["verbose"], chosen["quiet"])
+    phases("asking")
+    try:
+        tried = ask(target, texts, options)
+    finally:
+        phases.close()
     for line in tried.warnings:
         warn(line)
     if chosen["as_json"]:
         emit_json(tried.to_json())
-    else:
+    elif not chosen["quiet"]:
         emit("\n".join([_who(tried), "", *described(tried.answer, tried)]))
 
 

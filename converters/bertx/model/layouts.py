@@ -270,3 +270,18 @@ LAYOUTS: Mapping[str, Layout] = {
     "roberta": _roberta("Roberta", 50265),
     "xlm-roberta": _roberta("XLMRoberta", 30522),
 }
+
+#: model type -> what transformers takes for a type_vocab_size that config.json leaves out, 0 where a family has no
+#: segments; of the families above, the layout says it
+SEGMENTS: Mapping[str, int] = {
+    **dict.fromkeys(("bart", "deberta", "deberta-v2", "esm", "esmc", "eurobert", "flaubert", "funnel", "mbart"), 0),
+    **dict.fromkeys(("modernbert", "mt5", "reformer", "t5", "tapas", "umt5", "xlm", "xlnet"), 0),
+    **dict.fromkeys(("gte", "jina_embeddings_v3", "mra", "xlm-roberta-xl", "yoso"), 1),
+    **dict.fromkeys(("big_bird", "bros", "convbert", "data2vec-text", "dpr", "ernie", "ibert", "layoutlm", "lilt"), 2),
+    **dict.fromkeys(
+        ("longformer", "luke", "markuplm", "megatron-bert", "mobilebert", "nomic_bert", "nystromformer"), 2
+    ),
+    **dict.fromkeys(("rembert", "roberta-prelayernorm", "roc_bert", "roformer", "splinter", "squeezebert", "xmod"), 2),
+    "fnet": 4,
+    "canine": 16,
+}

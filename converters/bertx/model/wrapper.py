@@ -14,7 +14,7 @@ import bertx.model.loading as loading
 from bertx.checkpoint import Checkpoint
 from bertx.errors import InputRefused, escape
 from bertx.manifest import MODULE
-from bertx.model.layouts import LAYOUTS
+from bertx.model.layouts import LAYOUTS, SEGMENTS
 from bertx.model.modules import build_pooling, read_pooling
 from bertx.model.pictures import PIXELS, picture_samples, picture_spec, takes_pictures, tensor_only
 from bertx.model.probe import explicit_arguments, sample, tensor_arguments
@@ -159,6 +159,8 @@ def _default_segments(model_type: str) -> int:
     """What transformers takes for a type_vocab_size that config.json leaves out; 0 where a family has none."""
     if model_type in LAYOUTS:
         return LAYOUTS[model_type].defaults.get("type_vocab_size", 0)
+    if model_type in SEGMENTS:
+        return SEGMENTS[model_type]
     from transformers import CONFIG_MAPPING
 
     found = getattr(CONFIG_MAPPING[model_type](), "type_vocab_size", 0) if model_type in CONFIG_MAPPING else 0

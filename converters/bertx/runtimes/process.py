@@ -59,11 +59,12 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
 
     most = limits.memory_bytes or int(psutil.virtual_memory().available * 0.95)
     started = time.monotonic()
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, _room() as room:
         peak, reason = 0, None
         with group() as start:
             try:
-                process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+                silent = subprocess.DEVNULL
+                process = start(command, stdin=silent, stdout=silent, stderr=errors, env=_environment(room))
             except OSError as error:
                 return Ended(0.0, 0, f"cannot be started: {escape(error.strerror)}", None)
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -79,6 +80,19 @@ def run(command: Sequence[str], limits: Limits) -> Ended:
                         reason = f"did not end within {limits.seconds:g} s"
         code = process.returncode
         return Ended(time.monotonic() - started, peak, reason or _reason(code, errors), code)
+
+
+def _room() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what a runner leaves in the temp folder: it goes with it, however it ends."""
+    return tempfile.TemporaryDirectory(prefix="bertx-", ignore_cleanup_errors=True)
+
+
+def _environment(room: str) -> dict[str, str]:
+    """A runner's environment: that of bertx, its own temp folder, and no telemetry.
+
+    ONNX Runtime from 1.31 on collects what it runs in a database in the user's home, to send it.
+    """
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), room)}
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from bertx.runtimes import Job
 from bertx.runtimes.native import Native, Places, Step, Tool
 
 
@@ -42,3 +43,7 @@ class Maven(Native):
         # What the virtual machine writes when it crashes would lie in the current folder otherwise.
         crashes = f"-XX:ErrorFile={self.room / f'{self.name}.crash'}"
         return ["java", "-Dai.djl.offline=true", unpacked, crashes, "-cp", str(product / "*"), self.main]
+
+    def command(self, job: Job) -> list[str]:
+        java, *words = super().command(job)
+        return [java, f"-Djava.io.tmpdir={job.outputs.parent}", *words]  # Java does not ask TMPDIR
