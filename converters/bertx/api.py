@@ -79,7 +79,7 @@ def check(source: str, output: str | Path | None, task: str | None, verify: Veri
     if verify is not None:
         check_options(verify)
     if not exchange.named(source).exists():
-        bundle.check_place(Path(output or source.rpartition("/")[2]))  # as `default_output` will have it
+        bundle.check_place(exchange.meant(output or source.rpartition("/")[2]))  # as `default_output` will have it
 
 
 def export(
@@ -106,7 +106,7 @@ def export(
     wanted = [(each, options or ExportOptions()) if isinstance(each, str) else each for each in formats]
     leaves = [(format_named(name), chosen_options) for name, chosen_options in wanted]
     chosen = resolve_task(task, source.config.architectures, source.folder)
-    folder = Path(output) if output is not None else default_output(source)
+    folder = exchange.meant(output) if output is not None else default_output(source)
     refuse_overlap(source, folder)
     if verify is not None:
         check_options(verify)
@@ -164,7 +164,7 @@ def tokenizer(
     """
     source = fetch(checkpoint) if isinstance(checkpoint, str) else checkpoint
     chosen = resolve_task(task, source.config.architectures, source.folder)
-    folder = Path(output) if output is not None else default_output(source)
+    folder = exchange.meant(output) if output is not None else default_output(source)
     refuse_overlap(source, folder)
     with begin(source, chosen, folder, force, dictionary) as begun:
         made = begun.make_tokens(limits or process.Limits(), cache)
@@ -224,8 +224,9 @@ def _reference(
     from bertx.parity.origin import Stock
     from bertx.parity.recording import Recording, holds_recording
 
-    if isinstance(against, str | Path) and holds_recording(Path(against).expanduser()):
-        return _fitting(Recording(Path(against).expanduser()), task, options)
+    recorded = exchange.named(str(against)) if isinstance(against, str | Path) else None
+    if recorded is not None and holds_recording(recorded):
+        return _fitting(Recording(recorded), task, options)
     if against is None and found.home is not None and own.is_own(found.manifest):
         return _fitting(own.recorded(found.home, found.manifest), task, options)
     if isinstance(against, Checkpoint):

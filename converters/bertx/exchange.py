@@ -36,12 +36,23 @@ _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EPERM, errno.ENOT
 _TRIES = 100
 
 
+def meant(output: str | Path) -> Path:
+    """The folder that a user means, where `~` is a home folder. Raises UsageError where there is no such user."""
+    try:
+        return Path(output).expanduser()
+    except RuntimeError as error:
+        raise UsageError("E_OUTPUT", f"the output {escape(output)} is of no user here", "name a folder") from error
+
+
 def locate(output: Path) -> Path:
     """The folder that `output` means, which may not exist yet. Raises UsageError for no such folder."""
     try:
         target = output.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError("E_OUTPUT", f"the output {escape(output)} is no path", "name a folder") from error
+    longest = max(len(os.fsencode(part)) for part in target.parts)
+    if longest > 255:
+        raise UsageError("E_OUTPUT", f"the output {escape(target)} has a name of {longest} bytes", "name it shorter")
     if not target.name or os.path.ismount(target):
         message = f"the output {escape(target)} is where a disk is mounted, and cannot be replaced"
         raise UsageError("E_OUTPUT", message, "name a folder inside it")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import bertx
 import bertx.bundle as bundle
 import bertx.manifest as manifests
+from bertx import exchange
 from bertx.api import Export, Progress, remember, silent
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Format, Written, format_named
@@ -60,6 +61,8 @@ def export_module(
     so does an output that holds another module, other weights or other cases.
     """
     how = verify or VerifyOptions(device="cpu")
+    folder = exchange.meant(output)
+    bundle.check_place(folder)
     where = check_options(how) if verify else device.resolve("cpu")
     chosen = options or ExportOptions()
     _check(formats, chosen)
@@ -70,7 +73,7 @@ def export_module(
     if answers.left_out:
         progress(f"the module gives no finite numbers in {', '.join(answers.left_out)}")
     one = _one_output(plain, answers, output_name, formats)
-    folder, origin = Path(output), Own(plain, answers)
+    origin = Own(plain, answers)
     manifest = Manifest(bertx.__version__, _source(plain, answers), MODULE, plain.name, (), {})
     old = manifests.read(folder) if bundle.is_bundle(folder) else None
     replaced = old is not None and _differs(old, manifest, force)

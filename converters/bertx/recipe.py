@@ -27,7 +27,7 @@ from bertx.model.head import HeadOptions, head_options
 from bertx.parity.budget import checked
 from bertx.parity.cases import SETS
 from bertx.parity.given import lines_of
-from bertx.parity.options import VerifyOptions
+from bertx.parity.options import VerifyOptions, positive
 from bertx.runtimes import Foreign, foreign
 from bertx.tokenizer.mecab import DICTIONARIES
 
@@ -216,13 +216,17 @@ def _verify(document: Mapping[str, Any], where: str) -> VerifyOptions:
         runtimes=_texts(document.get("runtimes", []), where, "runtimes"),
         runners=tuple(_runner(each, where) for each in document.get("runner", [])),
         cases=_cases(document["cases"], where) if "cases" in document else default.cases,
-        limit=float(document.get("limit", default.limit)),
+        limit=_positive(document, "limit", default.limit, where),
         texts=_told(where, lines_of, Path(document["text"])) if "text" in document else (),
         latency=document.get("latency", default.latency),
         budget=_told(where, checked, document["budget"]) if "budget" in document else None,
         device=document.get("device", default.device),
-        timeout=float(document.get("timeout", default.timeout)),
+        timeout=_positive(document, "timeout", default.timeout, where),
     )
+
+
+def _positive(document: Mapping[str, Any], key: str, default: float, where: str) -> float:
+    return _told(where, lambda value: positive(key, float(value)), document.get(key, default))
 
 
 def _cases(value: str, where: str) -> str | Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import bertx.bundle as bundle
+from bertx import exchange
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.model.tasks import TASKS, resolve_task
@@ -114,15 +115,15 @@ def record(
     """
     options = options or RecordOptions()
     where = device.resolve(options.device)
-    with bundle.new_folder(Path(output), replaceable=lambda folder: force and _only_cases(folder)) as stage:
+    folder = exchange.meant(output)
+    with bundle.new_folder(folder, replaceable=lambda folder: force and _only_cases(folder)) as stage:
         if isinstance(source, str) and _CALLABLE.fullmatch(source) and not Path(source).exists():
             progress(f"asking {source}")
             _custom(source, stage, where, options)
         else:
             _checkpoint(fetch(source, fetching) if isinstance(source, str) else source, stage, where, options, progress)
         Recording(stage)  # what cannot be read back is not published
-    folder = Path(output).expanduser().resolve()
-    return Recorded(folder, Recording(folder))
+    return Recorded(folder.resolve(), Recording(folder.resolve()))
 
 
 def _only_cases(folder: Path) -> bool:

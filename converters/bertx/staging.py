@@ -9,7 +9,7 @@ from pathlib import Path
 
 import bertx.bundle as bundle
 import bertx.manifest as manifests
-from bertx import __version__
+from bertx import __version__, exchange
 from bertx.background import Background
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.config import dumps
@@ -99,7 +99,8 @@ def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary:
 
 def refuse_overlap(source: Checkpoint, output: Path) -> None:
     """Raises UsageError where a bundle would be written over, into or around its source."""
-    folder = output.expanduser().resolve()
+    with bundle.disk_errors():
+        folder = exchange.locate(output)
     if folder == source.home:
         return
     if folder == source.folder or folder in source.folder.parents or source.folder in folder.parents:
@@ -110,7 +111,7 @@ def refuse_overlap(source: Checkpoint, output: Path) -> None:
 
 def _origin(source: Checkpoint, folder: Path) -> Source:
     """What the manifest records of the source: every file that was used, by hash."""
-    if source.origin == "bundle" and source.home == folder.expanduser().resolve():  # it stands for its own source
+    if source.origin == "bundle" and source.home == folder.resolve():  # it stands for its own source
         return manifests.read(source.home).source
     paths = [source.folder / name for name in source.companions()] + list(source.weight_files())
     files = {p.relative_to(source.folder).as_posix(): FileEntry(bundle.sha256(p), p.stat().st_size) for p in paths}

@@ -106,6 +106,15 @@ def test_what_was_not_compared_is_incomplete_and_exits_6(
     assert ran.err.startswith("bertx: error[E_NOT_COMPARED]: ")
 
 
+def test_a_reference_that_is_not_computed_in_time_is_nothing_compared(
+    bertx: Callable[..., Ran], exports: tuple[Path, dict[str, Ran]], tmp_path: Path
+) -> None:
+    ran = bertx("verify", exports[0], "--timeout", "0.01", "--json", BERTX_CACHE=str(tmp_path))
+    document = checked(ran.json)
+    assert (ran.code, document["code"]) == (6, "E_NOT_COMPARED")
+    assert "did not end within 0.01 s; give it more seconds with --timeout" in ran.err
+
+
 def test_a_recipe_prints_every_run(
     bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

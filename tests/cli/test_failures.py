@@ -111,6 +111,18 @@ FAILURES: dict[str, Failing] = {
     "an unknown runtime": Failing(
         lambda f: ("verify", f, "--runtime", "abacus"), "E_USAGE", 2, "unknown runtime abacus"
     ),
+    "a limit that limits nothing": Failing(lambda f: ("verify", f, "--limit", "inf"), "E_USAGE", 2, "no finite number"),
+    "a limit that is no number": Failing(lambda f: ("verify", f, "--limit", "nan"), "E_USAGE", 2, "no finite number"),
+    "a time without end": Failing(lambda f: ("record", f, "--timeout", "inf"), "E_USAGE", 2, "no finite number"),
+    "a report in what is verified": Failing(
+        lambda f: ("verify", f, "--junit", f / "parity.xml"), "E_USAGE", 2, "a verification changes nothing"
+    ),
+    "a report over what is verified": Failing(
+        lambda f: ("verify", f / "model.safetensors", "--html", f / "model.safetensors"),
+        "E_USAGE",
+        2,
+        "changes nothing",
+    ),
     "no reference": Failing(lambda f: ("verify", f / "model.safetensors"), "E_REFERENCE", 4, "add --against"),
     "a target that is not there": Failing(lambda f: ("verify", f / "nothing"), "E_USAGE", 2, "does not exist"),
     "a revision of a local folder": Failing(
@@ -122,6 +134,15 @@ FAILURES: dict[str, Failing] = {
     ),
     "a folder whose name is not UTF-8": Failing(
         lambda f: ("to-safetensors", shutil.copytree(f, f.parent / os.fsdecode(b"m\xff"))), "E_USAGE", 2, "is not UTF-8"
+    ),
+    "an output with a name that is too long": Failing(
+        lambda f: ("to-safetensors", f, "-o", "o" * 300), "E_OUTPUT", 2, "a name of 300 bytes"
+    ),
+    "an output in a folder with a name that is too long": Failing(
+        lambda f: ("record", f, "-o", f"{'o' * 300}/out"), "E_OUTPUT", 2, "a name of 300 bytes"
+    ),
+    "an output in a folder of nobody": Failing(
+        lambda f: ("trace", f, "-o", "~nobody-of-this-name/out"), "E_OUTPUT", 2, "is of no user here"
     ),
     "a file where the output should be": Failing(
         lambda f: ("to-safetensors", f, "-o", written(f.parent / "out", "")), "E_OUTPUT", 2, "is a file"

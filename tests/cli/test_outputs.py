@@ -52,6 +52,16 @@ def test_a_local_folder_goes_to_its_name_and_bertx(bertx: Callable[..., Ran], mo
     assert "model-bertx/model.safetensors" in ran.out
 
 
+def test_a_tilde_that_no_shell_has_read_is_the_home_folder(
+    bertx: Callable[..., Ran], model: Path, tmp_path: Path
+) -> None:
+    for command in (("to-safetensors", model, "--no-verify"), ("pull", model), ("tokenizer", model)):
+        ran = bertx(*command, "-o", f"~/{command[0]}", cwd=tmp_path, HOME=str(tmp_path / "home"))
+        assert ran.code == 0, ran.err
+        assert (tmp_path / "home" / command[0] / "config.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_hub_model_goes_to_its_name_at_its_commit(
     bertx: Callable[..., Ran], model: Path, hub: HubServer, online: dict[str, str], tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def copy(pulled: Pulled, output: Path) -> tuple[Pulled, dict[str, FileEntry]]:
     Returns the copy, and the hash of each file as it was read and written. Raises UsageError where `output` is no
     place for it, LocalProblem where the disk refuses.
     """
+    output = exchange.meant(output)
     with bundle.disk_errors():
         target = exchange.locate(output)
     if pulled.folder in (target, *target.parents) or target in pulled.folder.parents:

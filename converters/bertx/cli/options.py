@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -39,6 +40,22 @@ _COMMON: dict[str, Decorator] = {
         "--output-name", multiple=True, help="Give this output instead of the task's; repeatable."
     ),
 }
+
+
+class _Positive(click.FloatRange):
+    """A finite number above 0: Python reads `inf` and `nan` as numbers, too."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is no finite number.", param, ctx)
+        return found
+
+
+POSITIVE = _Positive()
 
 
 def _cases(ctx: click.Context, parameter: click.Parameter, value: str) -> str | Path:

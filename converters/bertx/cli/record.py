@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bertx.cli import emit, emit_json
-from bertx.cli.options import Phases, cache_folder, cases_option, common, fetching, own_texts, text_option
+from bertx.cli.options import POSITIVE, Phases, cache_folder, cases_option, common, fetching, own_texts, text_option
 from bertx.errors import escape
 from bertx.recorder import Recorded, RecordOptions, described, record
 
@@ -27,7 +27,7 @@ from bertx.recorder import Recorded, RecordOptions, described, record
 @text_option
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=600.0,
     show_default=True,
     help="Seconds for the model.",

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from bertx import api
+from bertx import api, exchange
 from bertx.cli import emit, emit_json, warn
 from bertx.cli.junit import write_junit
-from bertx.cli.options import Phases, cache_folder, cases_option, common, fetching, own_texts, text_option, written
+from bertx.cli.options import (
+    POSITIVE,
+    Phases,
+    cache_folder,
+    cases_option,
+    common,
+    fetching,
+    own_texts,
+    text_option,
+    written,
+)
 from bertx.cli.page import write_page
 from bertx.cli.tables import report_table
 from bertx.errors import UsageError, escape
@@ -37,14 +48,14 @@ from bertx.runtimes import foreign
 @text_option
 @click.option(
     "--limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=1.0,
     show_default=True,
     help="Scales both limits.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=600.0,
     show_default=True,
     help="Seconds for one runner.",
@@ -67,6 +78,8 @@ def command(target: str, **chosen: Any) -> None:
     """
     if chosen["revision"] and not chosen["against"]:
         raise UsageError("E_USAGE", "--revision says which state of --against", "add --against")
+    for path in (chosen["junit"], chosen["html"]):
+        _refuse_target(target, path)
     phases = Phases(chosen["verbose"], chosen["quiet"])
     known = frozenset(formats())
     options = VerifyOptions(
@@ -104,3 +117,10 @@ def command(target: str, **chosen: Any) -> None:
     if error is not None:
         error.report = found.report
         raise error
+
+
+def _refuse_target(target: str, path: Path | None) -> None:
+    """Raises UsageError where a report would be written into what is verified."""
+    if path is not None and path.resolve().is_relative_to(exchange.named(target).resolve()):
+        message = f"{escape(path)} is in {escape(target)}, in which a verification changes nothing"
+        raise UsageError("E_USAGE", message, "name a file elsewhere")

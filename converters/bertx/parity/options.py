@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bertx.errors import LocalProblem
+from bertx.errors import LocalProblem, UsageError
 from bertx.parity.budget import Budget
 from bertx.runtimes import Foreign, device, process, runtime_named
 
@@ -42,8 +43,11 @@ class VerifyOptions:
 def check_options(options: VerifyOptions) -> str:
     """Refuses before any work what cannot be done; the device that will be used.
 
-    Raises UsageError for unknown names, LocalProblem where a named runtime is not ready or the device is not here.
+    Raises UsageError for unknown names and limits that limit nothing, LocalProblem where a named runtime is not ready
+    or the device is not here.
     """
+    for name, value in (("limit", options.limit), ("timeout", options.timeout)):
+        positive(name, value)
     named = [runtime_named(name).at(options.cache) for name in options.runtimes]
     for runtime in named:
         lacking = runtime.missing()
@@ -54,3 +58,10 @@ def check_options(options: VerifyOptions) -> str:
         if where.partition(":")[0] not in runtime.devices:
             raise LocalProblem("E_DEVICE", f"runtime {runtime.name} cannot use {where}", "use --device cpu")
     return where
+
+
+def positive(name: str, value: float) -> float:
+    """The value of a limit. Raises UsageError where it would limit nothing, or let nothing through."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError("E_USAGE", f"{name} is {value:g}, no finite number above 0", "correct it")
+    return value

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bertx.checkpoint import Checkpoint
-from bertx.errors import Bug, InputRefused, SourceUnavailable
+from bertx.errors import Bug, InputRefused, NotCompared
 from bertx.model.precision import precision
 from bertx.parity import store
 from bertx.parity.compare import Noise
@@ -49,7 +49,7 @@ def compute(
 ) -> Reference:
     """What eager PyTorch answers to a file of cases, from the cache where it was asked before.
 
-    Raises what the reference program refused, or SourceUnavailable(E_REFERENCE) where it failed.
+    Raises what the reference program refused, or NotCompared where it failed.
     """
     name = store.key(checkpoint, inputs, dtype, device) if cache else ""
     known = store.load(cache, name) if cache else None
@@ -62,7 +62,8 @@ def compute(
         ended = process.run([*command, *(part for k, v in paths.items() for part in (f"--{k}", str(v)))], limits)
         if ended.reason is not None:
             why = f"the reference could not be computed: {ended.reason}"
-            raise process.refusal(ended) or SourceUnavailable("E_REFERENCE", why, "see docs/parity.md")
+            hint = "give it more seconds with --timeout, or more free memory"
+            raise process.refusal(ended) or NotCompared("E_NOT_COMPARED", why, hint)
         made = _read(exact, rounded, inputs)
         if cache:
             store.save(cache, name, exact, rounded)
