@@ -23,7 +23,7 @@ from bertx.formats import format_of
 from bertx.manifest import ArtifactEntry
 from bertx.model.wrapper import input_names
 from bertx.parity import target as targets
-from bertx.parity.cases import LONGEST, facts
+from bertx.parity.cases import facts
 from bertx.runtimes import Job, Runtime, device, process, registry, runtime_named, trust
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
@@ -229,9 +229,6 @@ def _problem(artifact: Candidate, runtime: Runtime, task: str, where: str, optio
 def _longest(tokenizer: Tokenizer, config: Config) -> int:
     """How many tokens the model takes: what its positions allow, and what its tokenizer states."""
     positions = facts(config.values, (), ()).longest
-    if positions == LONGEST:  # the most that cases use; the model may take more
-        stated = config.values.get("max_position_embeddings")
-        positions = stated if isinstance(stated, int) and stated > LONGEST else LONGEST
     return min(positions, tokenizer.longest or positions)
 
 

@@ -113,7 +113,8 @@ def test_positions_of_padding_offset_families_end_earlier() -> None:
 
 def test_the_longest_case_is_bounded() -> None:
     values = {"vocab_size": 9, "max_position_embeddings": 100_000, "model_type": "modernbert"}
-    assert facts(values, [], []).longest == LONGEST
+    made = build("quick", INPUTS, facts(values, [], []))
+    assert max(case.inputs["input_ids"].shape[1] for case in made) == LONGEST
 
 
 def test_a_configuration_without_vocabulary_is_refused() -> None:

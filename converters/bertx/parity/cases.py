@@ -6,6 +6,7 @@ a case, read off its tensors; diagnosis names causes by them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 SETS = ("quick", "full")
 
-#: the longest sequence that a case has, whatever the model allows: attention's memory grows with its square
+#: the longest sequence of `quick`, whatever the model allows: attention's memory grows with its square
 LONGEST = 2048
+#: bytes of float64 that eager attention needs for each head and pair of tokens: scores, mask added, softmax, dropout
+_PAIR = 4 * 8
 
 #: real text in several scripts, for the checkpoint's own tokenizer
 TEXTS = (
@@ -36,7 +39,8 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What cases need to know of a checkpoint. `longest` is in tokens, `segments` the number of segment ids."""
+    """What cases need to know of a checkpoint. `longest` is what the model takes, in tokens, `segments` the number of
+    segment ids."""
 
     vocabulary: int
     longest: int
@@ -72,10 +76,8 @@ class Case:
         return frozenset(found or {"full"})
 
 
-def facts(
-    values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Sequence[int], most: int = LONGEST
-) -> Facts:
-    """Facts from a configuration's values and the tokenizer's answers, at most `most` tokens long.
+def facts(values: Mapping[str, Any], texts: Sequence[Sequence[int]], special: Sequence[int]) -> Facts:
+    """Facts from a configuration's values and the tokenizer's answers.
 
     Raises InputRefused where the configuration lacks them.
     """
@@ -91,7 +93,7 @@ def facts(
     segments = values.get("type_vocab_size", 2)
     inside = tuple(i for i in special if 0 <= i < vocabulary)
     encoded = tuple(tuple(i for i in text if i < vocabulary)[: min(longest, 64)] for text in texts)
-    return Facts(vocabulary, min(longest, most), int(segments or 1), padding, inside, tuple(t for t in encoded if t))
+    return Facts(vocabulary, longest, int(segments or 1), padding, inside, tuple(t for t in encoded if t))
 
 
 def shortened(known: Facts, longest: int) -> Facts:
@@ -100,10 +102,18 @@ def shortened(known: Facts, longest: int) -> Facts:
     return replace(known, longest=length, texts=tuple(text[:length] for text in known.texts))
 
 
-def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0, *, ids: bool = True) -> tuple[Case, ...]:
+def room(values: Mapping[str, Any], free: int) -> int:
+    """How many tokens one row may have for the attention of one layer to fit in `free` bytes."""
+    heads = values.get("num_attention_heads", values.get("n_heads"))
+    return math.isqrt(free // (_PAIR * (heads if isinstance(heads, int) and heads > 0 else 16)))
+
+
+def build(
+    chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0, *, ids: bool = True, most: int = LONGEST
+) -> tuple[Case, ...]:
     """The cases of a set for these inputs; without those of every id for who asks about these apart.
 
-    Raises UsageError for an unknown set.
+    Those of `full` may have `most` tokens, where that is more than `LONGEST`. Raises UsageError for an unknown set.
     """
     import numpy as np
 
@@ -112,7 +122,7 @@ def build(chosen: str, inputs: Sequence[str], known: Facts, seed: int = 0, *, id
     made = list(_quick(known, np.random.default_rng(seed)))
     if chosen == "full":
         made += list(_every_id(known, range(known.vocabulary))) if ids else []
-        made += list(_full(known, np.random.default_rng(seed + 1)))
+        made += list(_full(known, np.random.default_rng(seed + 1), min(known.longest, most)))
     return _with(inputs, made)
 
 
@@ -140,9 +150,7 @@ def _quick(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
     yield _case("two-tokens", ids(2, 2))
     yield _case("three-tokens", ids(1, 3))
     yield _case("batch-of-seven", ids(7, 5))
-    # Families that count positions at tokens other than padding reach the last one only without padding ids.
-    longest = ids(1, known.longest)
-    yield _case("longest", np.where(longest == known.padding, (known.padding + 1) % known.vocabulary, longest))
+    yield _longest("longest", ids(1, LONGEST), known)
     yield from _padded(known, ids(3, 17))
     yield _segmented(known, ids(2, 19))
     edges = np.array([0, 1, known.vocabulary - 1, *known.special], dtype=np.int64)[: known.longest]
@@ -154,6 +162,13 @@ def _quick(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
     yield _case("row-alone", together[1:2])
     if known.texts:
         yield _texts(known)
+
+
+def _longest(name: str, ids: Array, known: Facts) -> Case:
+    """Families that count positions at tokens other than padding reach the last one only without padding ids."""
+    import numpy as np
+
+    return _case(name, np.where(ids == known.padding, (known.padding + 1) % known.vocabulary, ids))
 
 
 def _padded(known: Facts, ids: Array, suffix: str = "") -> Iterator[Case]:
@@ -243,7 +258,7 @@ def _every_id(known: Facts, ids: range) -> Iterator[Case]:
         yield _case(f"every-id-from-{ids.start + start * width}", every[start : start + 16])
 
 
-def _full(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
+def _full(known: Facts, rng: np.random.Generator, most: int) -> Iterator[Case]:
     """More sizes and seeds."""
     import numpy as np
 
@@ -251,3 +266,5 @@ def _full(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
         ids = rng.integers(0, known.vocabulary, (4, min(length, known.longest)), dtype=np.int64)
         yield from _padded(known, ids, f"-{length}")
         yield _segmented(known, ids, f"-{length}")
+    if most > LONGEST:
+        yield _longest("longest-of-all", rng.integers(0, known.vocabulary, (1, most), dtype=np.int64), known)

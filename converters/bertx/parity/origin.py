@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +99,10 @@ class Origin(ABC):
             return {"set": "text", "seed": None}
         return {"set": options.cases, "seed": options.seed}
 
+    def unasked(self, cases: Sequence[Case], asked: Asked, options: VerifyOptions) -> str | None:
+        """What the model takes and no case asks for, None where there is nothing."""
+        return None
+
     def beside(self, subject: Subject, factor: float) -> Beside:
         """What can be compared without running the artifact."""
         return Beside()
@@ -154,7 +157,7 @@ class Stock(Origin):
     def obstacle(self, subject: Subject, asked: Asked, options: VerifyOptions) -> str | None:
         if self.pictures:
             return None
-        length, most = dict(asked.static).get(SEQUENCE, 1), self._facts(sys.maxsize).longest
+        length, most = dict(asked.static).get(SEQUENCE, 1), self._facts().longest
         return f"the file takes {length} tokens and no other number, the model {most}" if length > most else None
 
     def cases(self, asked: Asked, options: VerifyOptions) -> tuple[Case, ...]:
@@ -163,7 +166,7 @@ class Stock(Origin):
             made = self._pictures(options)
             return resized(made, self.inputs, static[BATCH]) if BATCH in static else made
         if isinstance(options.cases, Path):
-            made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE, sys.maxsize)))
+            made = given(options.cases, asked.inputs, self._facts(static.get(SEQUENCE)))
         else:
             tokenizer = open_tokenizer(self.texts)
             encoded = tokenizer.encode([*probes.TEXTS, *options.texts]) if tokenizer else []
@@ -175,8 +178,21 @@ class Stock(Origin):
             elif asked.budget and known.texts:
                 made = probes.of_texts(asked.inputs, known)
             else:
-                made = probes.build(options.cases, asked.inputs, known, options.seed, ids=False)
-        return fitted(made, static, self._facts(sys.maxsize).padding) if static else made
+                made = probes.build(options.cases, asked.inputs, known, options.seed, ids=False, most=self._room())
+        return fitted(made, static, self._facts().padding) if static else made
+
+    def _room(self) -> int:
+        """The tokens of one row that the reference and a runner beside it have memory for."""
+        import psutil
+
+        return probes.room(self.checkpoint.config.values, psutil.virtual_memory().available // 2)
+
+    def unasked(self, cases: Sequence[Case], asked: Asked, options: VerifyOptions) -> str | None:
+        if self.pictures or asked.budget or asked.static or isinstance(options.cases, Path):
+            return None
+        had, most = max(case.inputs["input_ids"].shape[1] for case in cases), self._facts().longest
+        hint = " (--cases full asks more)" if options.cases == "quick" else ""
+        return f"tokens beyond {had:,} of {most:,}{hint}" if had < most else None
 
     def _pictures(self, options: VerifyOptions) -> tuple[Case, ...]:
         if isinstance(options.cases, Path) or options.texts:
@@ -188,8 +204,9 @@ class Stock(Origin):
         sample = {PIXELS: np.random.default_rng(options.seed).standard_normal(shape, dtype=np.float32)}
         return sampled.build(options.cases, sampled.Known(self.inputs, sample), lambda inputs: True, options.seed)
 
-    def _facts(self, most: int) -> probes.Facts:
-        return probes.facts(self.checkpoint.config.values, (), (), most)
+    def _facts(self, length: int | None = None) -> probes.Facts:
+        known = probes.facts(self.checkpoint.config.values, (), ())
+        return known if length is None else probes.shortened(known, length)
 
     def reference(
         self, asked: Asked, cases: Sequence[Case], device: str, limits: process.Limits, cache: Path
@@ -197,7 +214,7 @@ class Stock(Origin):
         if not asked.static:
             return self._answers(asked.dtype, cases, device, limits, cache)
         # Where all cases have one size, a case of another tells which axes of an output move.
-        other = _of_another_size(cases[0], None if self.pictures else self._facts(sys.maxsize).longest)
+        other = _of_another_size(cases[0], None if self.pictures else self._facts().longest)
         answers = self._answers(asked.dtype, [*cases, other], device, limits, cache)
         bench = Bench((*cases, other), answers, self.signature(cases), self.task, 1.0, limits, (), ())
         kept = {case.name for case in cases}
@@ -245,10 +262,10 @@ class Stock(Origin):
         tokenizer = open_tokenizer(self.texts)
         if tokenizer is None:
             return None
-        return texts.spoken(tokenizer, settings.read(self.texts), options.texts, asked.inputs, self._facts(sys.maxsize))
+        return texts.spoken(tokenizer, settings.read(self.texts), options.texts, asked.inputs, self._facts())
 
     def ids(self) -> int:
-        return 0 if self.pictures else self._facts(sys.maxsize).vocabulary
+        return 0 if self.pictures else self._facts().vocabulary
 
     def tokens(self, home: Path | None, options: VerifyOptions, limits: process.Limits) -> Row | None:
         return compare_tokens(home, self.checkpoint, options.texts, limits, options.cache)

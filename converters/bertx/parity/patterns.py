@@ -174,7 +174,8 @@ def segments_only(found: Findings) -> str | None:
 
 
 def longest_only(found: Findings) -> str | None:
-    return "positions: wrong only at the longest sequence" if found.bad == {"longest"} else None
+    at_end = found.bad and found.bad <= {"longest", "longest-of-all"}
+    return f"positions: wrong only at the longest sequence ({', '.join(sorted(found.bad))})" if at_end else None
 
 
 def lone_tokens(found: Findings) -> str | None:

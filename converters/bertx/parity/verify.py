@@ -114,6 +114,8 @@ def verify_subjects(
                     progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
                     found = _with_texts(found, ran, each, spoken.get(each.asked), texts_of.get(each.asked))
+                    unasked = origin.unasked(questions[each.asked], each.asked, options) if ran.made else None
+                    found = replace(found, unjudged=(*found.unjudged, *([unasked] if unasked else [])))
                     results.append(replace(found, inputs=each.binding.names, static=each.binding.static))
                 else:
                     results.append(each)
