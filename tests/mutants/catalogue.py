@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from mutants import answered, changed, computed, fed, odd, remembered, reported, weighed
+from mutants import answered, changed, computed, fed, mapped, odd, remembered, reported, weighed
 from mutants.graph import Array, edit
 from mutants.stands import PLANS
 from mutants.trial import Mutant
@@ -52,6 +52,12 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     for fault, makers in changed.WRAPPED.items():
         for name, make in makers.items():
             yield Mutant(name, fault, stand, "torchscript", make)
+    for fault, changes in mapped.FAULTS.items():
+        for name, change in changes.items():
+            yield Mutant(name, fault, stand, "onnx", edit(change), full=True)
+    for fault, makers in mapped.WRAPPED.items():
+        for name, make in makers.items():
+            yield Mutant(name, fault, stand, "torchscript", make, full=True)
     swapped = edit(partial(odd.table_in_halves, alter=_rare_words_swapped))
     yield Mutant("rare-words-swapped-in-halves", "one row", stand, "onnx", swapped, full=True)
     if stand in _THREE_INPUTS:

@@ -47,6 +47,7 @@ NOT_HERE = (
 )
 OTHERS = (
     "bert/onnx/rare-word-moved",
+    "bert/torchscript/wrapped-rare-id-read-as-another",
     "bert/torchscript/module-dropout-on",
     "bert/torchscript/remembered-by-shape",
     "deberta/onnx/distances-turned",

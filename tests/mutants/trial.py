@@ -22,6 +22,8 @@ from bertx.parity.compare import FEWEST, compare, judged_positions, pool
 from bertx.parity.judge import Bench, Subject, judge_outputs
 from bertx.parity.report import Result
 from bertx.parity.weights import compare_weights
+from bertx.runtimes import lookups
+from bertx.runtimes.lookups import Lookups
 from bertx.runtimes.onnxruntime import OnnxRuntimeProgram
 from bertx.runtimes.protocol import Program, Tensors
 from bertx.runtimes.torchscript import TorchScriptProgram
@@ -58,10 +60,12 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Ran:
-    """What an artifact computed; `stopped` names the cases in which it raised, with its words."""
+    """What an artifact computed; `stopped` names the cases in which it raised, with its words; `lookups` is what its
+    program read of its graph."""
 
     made: Tensors
     stopped: dict[str, str]
+    lookups: Lookups | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def run(subject: Subject, bench: Bench) -> Ran:
                 "signature": json.dumps(replace(subject.signature, inputs=specs).to_json()),
                 "inputs": json.dumps([spec.name for spec in specs]),
                 "threads": "1",
+                **({lookups.KEY: binding.ids} if binding.ids else {}),
             }
             program.open(subject.path, "cpu", metadata)
         except Exception as error:  # noqa: BLE001 - what keeps a file from being loaded is its verdict
@@ -138,7 +143,7 @@ def run(subject: Subject, bench: Bench) -> Ran:
                 dtypes |= {name: str(value.dtype) for name, value in arrays[case.name].items()}
             except Exception as error:  # noqa: BLE001 - the same for a case
                 stopped[case.name] = _line(error)
-    return Ran(Tensors(arrays, dtypes, {}), stopped)
+    return Ran(Tensors(arrays, dtypes, {}), stopped, lookups.stated(program.facts().get(lookups.KEY)))
 
 
 def verdict(subject: Subject, ran: Ran, bench: Bench) -> Result:
@@ -192,7 +197,8 @@ def attempt(mutant: Mutant, stand: Stand) -> Trial:
         ran = run(subject, stand.broad)
         weighed = compare_weights(subject, stand.checkpoint.weights, 1.0)
         weights = weighed.row
-        seen = weighed.looks_up(stand.config.vocab_size)
+        held = {int(each) for case in stand.quick.cases for each in case.inputs["input_ids"].flat}
+        seen = weighed.looks_up(stand.config.vocab_size, held, ran.lookups)
         result = verdict(subject, ran, stand.full if mutant.full and not seen else stand.quick)
         # What the outputs show is to be found by them; bytes decide only where no case of `quick` looks.
         if weights is not None and weights.problem and (mutant.right or mutant.full) and result.verdict == "pass":

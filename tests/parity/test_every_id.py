@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 import bertx
@@ -27,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def right(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("every-id-bundle") / "bundle"
-    bertx.export(bertx.fetch(str(checkpoint)), ["onnx"], output, verify=None)
+    bertx.export(bertx.fetch(str(checkpoint)), ["onnx", "torchscript"], output, verify=None)
     return output / "onnx" / "model.onnx"
 
 
@@ -47,7 +49,8 @@ def in_halves(source: Path, target: Path, swapped: tuple[int, int] | None = None
 
 
 def judged(path: Path, checkpoint: Path, cases: str = "quick") -> Result:
-    options = VerifyOptions(runtimes=("onnxruntime",), cases=cases)
+    runtime = {".onnx": "onnxruntime", ".pt": "torchscript"}[path.suffix]
+    options = VerifyOptions(runtimes=(runtime,), cases=cases, trust=True)
     (result,) = bertx.verify(path, str(checkpoint), options=options).report.results
     return result
 
@@ -56,6 +59,43 @@ def test_a_table_that_lies_as_it_is_is_compared_by_its_bytes_alone(right: Path, 
     result = judged(right, checkpoint)
     assert result.verdict == "pass"
     assert [row.name for row in result.outputs if "every id" in row.name] == []
+
+
+def traced(right: Path, target: Path, *, mapped: bool = False, frozen: bool = False) -> Path:
+    """The TorchScript file of the same bundle as somebody else might write it: within another, or folded."""
+    inner = torch.jit.load(str(right.parents[1] / "torchscript" / "model.pt"))
+
+    class Other(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            ids = torch.where(input_ids == 701, 1303, input_ids) if mapped else input_ids
+            return self.inner(ids, attention_mask, token_type_ids)
+
+    sample = (torch.ones(2, 7, dtype=torch.long),) * 3
+    made = torch.jit.trace(Other(), sample, check_trace=False)
+    torch.jit.save(torch.jit.freeze(made.eval()) if frozen else made, str(target))
+    return target
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_torchscript_file_whose_graph_only_looks_ids_up_is_not_asked_about_each(
+    frozen: bool, right: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = judged(traced(right, tmp_path / "model.pt", frozen=frozen), checkpoint)
+    assert result.verdict == "pass"
+    assert [row.name for row in result.outputs if "every id" in row.name] == []
+
+
+def test_a_torchscript_file_that_maps_an_id_before_it_looks_it_up_fails(
+    right: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = judged(traced(right, tmp_path / "model.pt", mapped=True), checkpoint)
+    assert result.verdict == "fail"
+    assert "asked about every id" in str(result.cause)
+    assert "in case every-id-from-0" in str(result.cause)
 
 
 def test_full_runs_every_id_whatever_the_table_looks_like(right: Path, checkpoint: Path) -> None:

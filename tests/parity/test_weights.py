@@ -239,31 +239,56 @@ def looking_up(tmp_path: Path, kind: str) -> Path:
     parts = {"one": table[:20], "other": table[20:]} if kind == "in halves" else {"table": table}
     if kind == "transposed":
         parts = {"table": np.ascontiguousarray(table.T)}
+    same = helper.make_node("Equal", ["ids", "last"], ["same"])
+    added = [
+        helper.make_node("Cast", ["same"], ["more"], to=TensorProto.INT64),
+        helper.make_node("Add", ["ids", "more"], ["mapped"]),
+    ]
     made = {
         "as it is": [],
-        "cast": [helper.make_node("Cast", ["ids"], ["ids32"], to=TensorProto.INT32)],
+        "cast": [helper.make_node("Cast", ["ids"], ["mapped"], to=TensorProto.INT32)],
         "transposed": [helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0])],
+        "compared with an id of the cases": [same],
+        "compared with another id": [same],
         "in halves": [helper.make_node("Concat", ["one", "other"], ["table"], axis=0)],
-        "clipped": [helper.make_node("Min", ["ids", "last"], ["clipped"])],
-    }[kind]
-    ids = {"cast": "ids32", "clipped": "clipped"}.get(kind, "ids")
+        "clipped": [helper.make_node("Min", ["ids", "last"], ["mapped"])],
+        "cast to few bits": [helper.make_node("Cast", ["ids"], ["few"], to=TensorProto.INT8),
+                             helper.make_node("Cast", ["few"], ["mapped"], to=TensorProto.INT64)],
+        "mapped, and as they are beside": [same, *added, helper.make_node("Gather", ["table", "ids"], ["no"])],
+        "by another input beside": [helper.make_node("Gather", ["table", "mask"], ["no"]),
+                                    helper.make_node("Min", ["ids", "last"], ["mapped"])],
+        "in another table, too": [helper.make_node("Gather", ["scaled", "ids"], ["no"])],
+    }[kind]  # fmt: skip
+    ids = "mapped" if any("mapped" in node.output for node in made) else "ids"
     gather = helper.make_node("Gather", ["turned" if kind == "transposed" else "table", ids], ["y"])
     values = [numpy_helper.from_array(array, name) for name, array in parts.items()]
-    values += [numpy_helper.from_array(np.array(28), "last")] * (kind == "clipped")
-    fed = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "sequence"])
+    values += [numpy_helper.from_array(np.array(28), "last"), numpy_helper.from_array(table / 3, "scaled")]
+    fed = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("ids", "mask")]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph([*made, gather], "g", [fed], [output], values)
+    graph = helper.make_graph([*made, gather], "g", fed, [output], values)
     onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
 
 
 @pytest.mark.parametrize(
     ("kind", "seen"),
-    [("as it is", True), ("cast", True), ("transposed", True), ("in halves", False), ("clipped", False)],
+    [
+        ("as it is", True),
+        ("cast", True),
+        ("transposed", True),
+        ("compared with an id of the cases", True),
+        ("compared with another id", False),
+        ("in halves", False),
+        ("clipped", False),
+        ("cast to few bits", False),
+        ("mapped, and as they are beside", False),
+        ("by another input beside", False),
+        ("in another table, too", False),
+    ],
 )
-def test_a_table_is_known_where_ids_as_they_are_fed_look_it_up(
+def test_a_table_is_known_where_ids_as_they_are_fed_look_it_up_and_go_nowhere_else(
     kind: str, seen: bool, source: Path, tmp_path: Path
 ) -> None:
     subject = Subject(looking_up(tmp_path, kind), "model.onnx", "onnx", "float32", None, ())
-    tables = compare_weights(subject, read_header(source), 1.0).tables
-    assert set(tables) == ({"bert.embeddings.word_embeddings.weight"} if seen else set())
+    held = {1, 28} if kind == "compared with an id of the cases" else {1}
+    assert compare_weights(subject, read_header(source), 1.0, "ids").looks_up(30, held) is seen

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+IDS = "input_ids"
 #: some exporters ask for it where the model has but one segment
 SEGMENTS = "token_type_ids"
 
@@ -40,6 +41,11 @@ class Binding:
     def order(self) -> tuple[str, ...]:
         """Our names in the file's order."""
         return tuple(self.names.values())
+
+    @property
+    def ids(self) -> str | None:
+        """The file's name for token ids."""
+        return next((theirs for theirs, ours in self.names.items() if ours == IDS), None)
 
     def fed(self, theirs: Signature | None, ours: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         """What is fed, by the file's names and in its order: our shapes, the file's dtypes where it states them."""
@@ -84,7 +90,7 @@ def filled(inputs: Mapping[str, Array], binding: Binding, specs: Sequence[Tensor
     found = {}
     for spec in specs:
         ours = binding.names[spec.name]
-        array = inputs[ours] if ours in inputs else np.zeros_like(inputs["input_ids"])
+        array = inputs[ours] if ours in inputs else np.zeros_like(inputs[IDS])
         whole = array.dtype.kind in "iu" and spec.dtype in ("int32", "int64", "float32", "float16", "float64", "bool")
         found[spec.name] = array.astype(spec.dtype) if whole else array
     return found
@@ -92,9 +98,9 @@ def filled(inputs: Mapping[str, Array], binding: Binding, specs: Sequence[Tensor
 
 def _names(theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str] | None:
     """{theirs: ours}, None where something is left over."""
-    known = {*ours, SEGMENTS} if "input_ids" in ours else set(ours)
+    known = {*ours, SEGMENTS} if IDS in ours else set(ours)
     found = {name: name for name in theirs if name in known}
-    for name in theirs if "input_ids" in ours else ():
+    for name in theirs if IDS in ours else ():
         meant = next((meant for word, meant in _WORDS.items() if word in name.lower()), None)
         if name not in found and meant is not None:
             if meant not in known or meant in found.values():

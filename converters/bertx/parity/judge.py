@@ -19,8 +19,9 @@ from bertx.parity.findings import TAP, boundaries, boundary
 from bertx.parity.match import match, renamed
 from bertx.parity.reference import Reference
 from bertx.parity.report import UNSUPPORTED, Result
-from bertx.runtimes import Foreign, Job, Reading, Runtime, process
+from bertx.runtimes import Foreign, Job, Reading, Runtime, lookups, process
 from bertx.runtimes.device import instructions
+from bertx.runtimes.lookups import Lookups
 from bertx.runtimes.protocol import Tensors, read_tensors, write_cases
 from bertx.signature import Signature, TensorSpec, sizes, symbolic
 
@@ -103,6 +104,11 @@ class Run:
     made: Tensors | None = None
     reason: str | None = None
     lacks: str | None = None
+
+    @property
+    def lookups(self) -> Lookups | None:
+        """Where its runner saw token ids go, where it tells."""
+        return lookups.stated(self.made.metadata.get(lookups.KEY)) if self.made else None
 
 
 def run_artifact(

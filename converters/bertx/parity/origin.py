@@ -9,9 +9,10 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bertx.model.wrapper import default_outputs, input_specs
 from bertx.parity import cases as probes
 from bertx.parity import reference as references
 from bertx.parity import sampled, stations, texts
+from bertx.parity.binding import IDS, bind
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.given import given
@@ -38,6 +40,7 @@ from bertx.parity.tokens import compare_tokens, text_folder
 from bertx.parity.unchanged import unchanged
 from bertx.parity.weights import compare_weights
 from bertx.runtimes import process
+from bertx.runtimes.lookups import Lookups
 from bertx.runtimes.protocol import write_cases
 from bertx.signature import BATCH, SEQUENCE, Signature, TensorSpec
 from bertx.tokenizer import open_tokenizer, settings
@@ -59,10 +62,10 @@ class Asked:
 @dataclass(frozen=True)
 class Beside:
     """What a look at an artifact told without running it: rows of the report, and whether the embeddings of all ids
-    were seen to be the checkpoint's."""
+    were seen to be the checkpoint's, by the ids that cases hold and what a runner read of the graph."""
 
     rows: tuple[Row, ...] = ()
-    ids_seen: bool = True
+    ids_seen: Callable[[Container[int], Lookups | None], bool] = lambda held, told: True
 
 
 class Origin(ABC):
@@ -254,9 +257,9 @@ class Stock(Origin):
 
     def beside(self, subject: Subject, factor: float) -> Beside:
         """The weights inside an artifact and the labels beside it."""
-        weighed = compare_weights(subject, self.weights, factor)
+        weighed = compare_weights(subject, self.weights, factor, bind(subject.signature, self.inputs).ids or IDS)
         rows = (weighed.row, compare_labels(subject, self.checkpoint, self.kind, factor))
-        return Beside(tuple(row for row in rows if row is not None), weighed.looks_up(self.ids()))
+        return Beside(tuple(row for row in rows if row is not None), partial(weighed.looks_up, self.ids()))
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
         tokenizer = open_tokenizer(self.texts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bertx.checkpoint import Checkpoint
 from bertx.model.tasks import Task
-from bertx.parity.binding import filled
+from bertx.parity.binding import IDS, filled
 from bertx.parity.cases import Case
 from bertx.parity.compare import Row
 from bertx.parity.dissection import Probe, dissected
@@ -27,7 +27,8 @@ from bertx.parity.reference import Reference
 from bertx.parity.report import Report, Result
 from bertx.parity.schedule import Job, job_of, scheduled, spared
 from bertx.parity.texts import Spoken, only, unheard, with_texts
-from bertx.runtimes import Reading, process, registry
+from bertx.runtimes import Reading, lookups, process, registry
+from bertx.runtimes.lookups import Lookups
 from bertx.signature import Signature
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def verify_subjects(
                 subject: pool.submit(origin.beside, subject, options.limit)
                 for subject in dict.fromkeys(job.subject for job in jobs)
             }
-            benches, texts_of = {}, {}
+            benches, texts_of, read = {}, {}, dict[Subject, Lookups | None]()
             for asked, future in answers.items():
                 benches[asked] = _bench(origin, questions[asked], future.result(), options)
                 if asked in spoken:
@@ -111,6 +112,7 @@ def verify_subjects(
                         results.append(_bytes(each.subject, rows))
                         continue
                     ran = runs[each].result()
+                    read[each.subject] = read.get(each.subject) or ran.lookups
                     progress(f"{each.subject.name} in {each.runtime.name}: {ran.facts['seconds']:.2f} s")
                     found = conclude(ran, each.subject, each.runtime, benches[each.asked], each.by_name, rows)
                     found = _with_texts(found, ran, each, spoken.get(each.asked), texts_of.get(each.asked))
@@ -124,7 +126,9 @@ def verify_subjects(
                 return _probe(result, jobs, benches, setting)
 
             results = dissected(results, probe)
-            unseen = [subject for subject, future in beside.items() if not future.result().ids_seen]
+            held = {asked: _held_ids(cases) for asked, cases in questions.items()}
+            unseen = [job.subject for job in jobs if not beside[job.subject].result().ids_seen(
+                held[job.asked], read.get(job.subject))]  # fmt: skip
             results = _every_id(results, jobs, unseen, benches, setting)
         if options.latency:
             alone = replace(setting, limits=options.limits())
@@ -167,7 +171,13 @@ def _run(
     specs = job.binding.fed(job.subject.signature, setting.origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
     signature, task = Signature(specs, ()), setting.origin.task
-    return run_artifact(job.subject, job.runtime, setting.where, fed, signature, task, setting.limits, more, reading)
+    told = {lookups.KEY: job.binding.ids, **(more or {})} if job.binding.ids else more
+    return run_artifact(job.subject, job.runtime, setting.where, fed, signature, task, setting.limits, told, reading)
+
+
+def _held_ids(cases: Sequence[Case]) -> frozenset[int]:
+    """The token ids that some case holds."""
+    return frozenset(int(each) for case in cases for row in case.inputs.get(IDS, ()) for each in row)
 
 
 def _run_with_texts(job: Job, cases: Sequence[Case], said: Spoken | None, setting: _Setting) -> Run:

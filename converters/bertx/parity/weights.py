@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from bertx.checkpoint.weights import read_file
 from bertx.errors import InputRefused, escape
 from bertx.parity.compare import Compared, Row, failed, pool
 from bertx.parity.judge import Subject
+from bertx.runtimes import lookups
+from bertx.runtimes.lookups import Lookups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,51 +43,66 @@ _PARTS = (2, 3, 4)
 class Weighed:
     """A row of the report: how many elements are the checkpoint's, or which tensor is not; None where none is known.
 
-    `tables` are the checkpoint's tensors that were recognised where ids look them up, as they are, with their shapes.
+    `known` are the tensors all of which was recognised; `lookups` is where ids go, as far as the file alone tells.
+    Weights without a graph are `plain`: the program that looks them up is not theirs.
     """
 
     row: Row | None
-    tables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    known: tuple[_Tensor, ...] = ()
+    lookups: Lookups | None = None
+    plain: bool = False
 
-    def looks_up(self, ids: int) -> bool:
-        """Whether one of them has a row for each of so many ids."""
-        return any(shape[:1] == (ids,) for shape in self.tables.values())
+    def looks_up(self, ids: int, held: Container[int], told: Lookups | None = None) -> bool:
+        """Whether each of so many ids gets its row of recognised tables, and is not told from others on another way.
+
+        `held` are the ids that cases hold; `told` is where they go, as far as a program that loaded the file tells.
+        """
+        tables = [tensor for tensor in self.known if ids in tensor.shape]
+        if self.plain:
+            return bool(tables)
+        found = self.lookups or told
+        if found is None or not found.tables or any(each not in held for each in found.compared):
+            return False
+        return found.tables <= {tensor.key() for tensor in tables}
 
 
 @dataclass(frozen=True)
 class _Tensor:
     """A tensor inside an artifact, read when it is asked for; bfloat16 widened to float32.
 
-    `looked_up`: whether nothing says that ids, as they are fed, do not choose its rows.
+    `key` is what `Lookups` call it.
     """
 
     name: str
     code: str
     shape: tuple[int, ...]
     read: Callable[[], Array]
-    looked_up: bool = True
+    key: Callable[[], str]
 
 
-def compare_weights(subject: Subject, weights: Mapping[str, TensorInfo], factor: float) -> Weighed:
-    """What an artifact's own tensors are beside the checkpoint's."""
+def compare_weights(
+    subject: Subject, weights: Mapping[str, TensorInfo], factor: float, ids: str = "input_ids"
+) -> Weighed:
+    """What an artifact's own tensors are beside the checkpoint's; `ids` is how it calls its token ids."""
     if subject.format == "onnx" and any(name.endswith("running_mean") for name in weights):
         return Weighed(None)  # exporters fold batch normalisation into the layer before it, under that layer's name
     known = _Known(weights)
     count = 0
-    tables: dict[str, tuple[int, ...]] = {}
+    whole: list[_Tensor] = []
     try:
-        for tensor in _inside(subject):
+        tensors, read = _inside(subject, ids)
+        for tensor in tensors:
             found = known.same(tensor)
             if isinstance(found, str):
                 return Weighed(failed("weights", found, factor))
             count += sum(found.values())
-            tables |= {name: weights[name].shape for name in found if tensor.looked_up}
+            whole += [tensor] if sum(found.values()) == math.prod(tensor.shape) else []
     except Exception as error:  # noqa: BLE001 - whatever a reader raises at somebody's file is about the file
         return Weighed(failed("weights", f"cannot be read: {escape(error)}", factor))
     if count == 0:
         return Weighed(None)
     same = Compared("bytes", count, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, ())
-    return Weighed(pool("weights", [same], "float32", factor), tables)
+    return Weighed(pool("weights", [same], "float32", factor), tuple(whole), read, subject.format == "safetensors")
 
 
 class _Known:
@@ -259,20 +276,22 @@ def _rounded(array: Array, code: str) -> Array:
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def _inside(subject: Subject) -> Iterator[_Tensor]:
-    """The floating tensors inside an artifact by name. No code in the file is run."""
-    if subject.format == "safetensors":
-        yield from _safetensors(subject.path)
+def _inside(subject: Subject, ids: str) -> tuple[Iterator[_Tensor], Lookups | None]:
+    """(the floating tensors inside an artifact by name, where its ids go). No code in the file is run."""
     if subject.format == "onnx":
-        yield from _onnx(subject.path)
+        import onnx
+
+        model = onnx.load(str(subject.path), load_external_data=False)
+        return _onnx(model, subject.path.parent), lookups.in_onnx(model, ids)
     if subject.format == "torchscript":
-        yield from _torchscript(subject.path)
+        return _torchscript(subject.path), None
+    return _safetensors(subject.path), None
 
 
 def _safetensors(path: Path) -> Iterator[_Tensor]:
     for info in read_file(path).values():
         if info.dtype in _NUMPY:
-            yield _Tensor(info.name, info.dtype, info.shape, partial(_array, info))
+            yield _Tensor(info.name, info.dtype, info.shape, partial(_array, info), partial(str, info.name))
 
 
 def _torchscript(path: Path) -> Iterator[_Tensor]:
@@ -287,15 +306,17 @@ def _torchscript(path: Path) -> Iterator[_Tensor]:
         def read(data: Callable[[], bytes] = each.read, code: str = each.code, shape: Any = each.shape) -> Array:
             return _decoded(data(), code, shape)
 
-        yield _Tensor(each.path, each.code, each.shape, read)
+        def key(data: Callable[[], bytes] = each.read) -> str:
+            return lookups.digest(data())
+
+        yield _Tensor(each.path, each.code, each.shape, read, key)
 
 
-def _onnx(path: Path) -> Iterator[_Tensor]:
+def _onnx(model: Any, folder: Path) -> Iterator[_Tensor]:
     """Initializers and larger Constant nodes, external data included."""
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(str(path), load_external_data=False)
     kinds = onnx.TensorProto
     codes = {kinds.FLOAT: "F32", kinds.FLOAT16: "F16", kinds.DOUBLE: "F64", kinds.BFLOAT16: "BF16"}
     constants = [
@@ -305,36 +326,13 @@ def _onnx(path: Path) -> Iterator[_Tensor]:
         for attribute in node.attribute
         if attribute.name == "value"
     ]
-    tables = _looked_up(model.graph)
     for name, tensor in (*((each.name, each) for each in model.graph.initializer), *constants):
         if tensor.data_type not in codes:
             continue
         code = codes[tensor.data_type]
 
         def read(tensor: Any = tensor, code: str = code) -> Array:
-            made: Array = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            made: Array = numpy_helper.to_array(tensor, base_dir=str(folder))
             return made.astype("float32") if code == "BF16" else made
 
-        yield _Tensor(name, code, tuple(tensor.dims), read, name in tables)
-
-
-#: operators that leave ids what they are, and rows of a table where they are
-_KEEPING = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"})
-_ROWS = frozenset({"Cast", "Identity", "Transpose", "DequantizeLinear"})
-
-
-def _looked_up(graph: Any) -> set[str]:
-    """The tensors of a graph whose rows are chosen by what is fed, unchanged: not clipped, mapped or computed."""
-    fed = {each.name for each in graph.input}
-    comes_from: dict[str, str] = {}
-    found: set[str] = set()
-    for node in graph.node:
-        if node.op_type in _KEEPING and node.input and node.input[0] in fed:
-            fed.add(node.output[0])
-        if node.op_type in _ROWS and node.input:
-            comes_from[node.output[0]] = comes_from.get(node.input[0], node.input[0])
-        if node.op_type == "Gather" and node.input[1] in fed:
-            found.add(comes_from.get(node.input[0], node.input[0]))
-        if node.op_type == "EmbedLayerNormalization" and node.input[0] in fed:  # com.microsoft's: ids, segments, tables
-            found |= {comes_from.get(name, name) for name in node.input[2:5]}
-    return found
+        yield _Tensor(name, code, tuple(tensor.dims), read, partial(str, name))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertx.runtimes import Runtime, absent, inside
+from bertx.runtimes import Runtime, absent, inside, lookups
 from bertx.runtimes.protocol import Program, limit_threads, main
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class TorchScriptProgram(Program):
         self.tapped = "hidden_states" in self.module._c._method_names()
         self.inside: inside.Inside | None = None
         self.inner: Callable[..., Any] | None = None
+        ids = metadata.get(lookups.KEY)
+        self.read = lookups.in_torchscript(self.module, list(self.inputs).index(ids)) if ids in self.inputs else None
         wanted = metadata.get(inside.KEY, "")
         if self.tapped and wanted.isdigit():
             self.inside, self.inner = _inside(self.module, int(wanted))
@@ -86,7 +88,8 @@ class TorchScriptProgram(Program):
         import torch
 
         found = next((str(p.dtype).removeprefix("torch.") for p in self.module.parameters()), "unknown")
-        more = {inside.KEY: self.inside.to_json()} if self.inside else {}
+        told = {inside.KEY: self.inside, lookups.KEY: self.read}
+        more = {key: each.to_json() for key, each in told.items() if each}
         return {"version": torch.__version__, "provider": "torch", "device": self.provider, "dtype": found, **more}
 
 
