@@ -1,7 +1,7 @@
 """Reads a file back while it is still being written, compares it with what it should hold, and hashes it.
 
-In a thread of its own: copying, hashing the source and this take about as long as each other, and hashlib works
-without the interpreter's lock.
+In two threads of their own, one that compares and one that hashes: hashing takes as long as all else together, and
+hashlib works without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 from bertx.background import Background
 from bertx.checkpoint.tensors import CHUNK, Buffer
 from bertx.errors import Bug, escape
+
+#: pieces that are compared and wait to be hashed, at most
+_BUFFERS = 4
 
 
 class ReadBack:
@@ -48,8 +51,19 @@ class ReadBack:
         return self._work.result()
 
     def _compare(self) -> str:
-        digest = hashlib.sha256()
-        buffer = bytearray(CHUNK)
+        free: SimpleQueue[bytearray] = SimpleQueue()
+        compared: SimpleQueue[bytes | bytearray] = SimpleQueue()
+        for _ in range(_BUFFERS):
+            free.put(bytearray(CHUNK))
+        digest = Background(lambda: _digest(compared, free))
+        try:
+            self._follow(free, compared)
+        finally:
+            compared.put(b"")
+        return digest.result()
+
+    def _follow(self, free: SimpleQueue[bytearray], compared: SimpleQueue[bytes | bytearray]) -> None:
+        """Compares what is in the file so far, until all of it is there, and hands it on."""
         pieces = self._pieces()
         unread = 0
         with self._file.open("rb", buffering=0) as handle:
@@ -61,16 +75,18 @@ class ReadBack:
                     if not step:
                         raise differs(self._file, "its end")
                     unread += step
+                buffer = free.get()
                 count = handle.readinto(memoryview(buffer)[: len(piece)])
                 # A bytearray compares with a view at the speed of memory, a view with a view byte by byte.
-                held: Any = buffer if count == CHUNK else buffer[:count]
+                held: Any = buffer if count == CHUNK else bytes(buffer[:count])
                 if not piece or held != piece:
                     raise differs(self._file, what)
-                digest.update(held)
+                compared.put(held)
+                if held is not buffer:
+                    free.put(buffer)
                 unread -= len(piece)
             if next(pieces, None) is not None or handle.read(1):
                 raise differs(self._file, "its end")
-        return digest.hexdigest()
 
     def _pieces(self) -> Iterator[tuple[str, Buffer]]:
         """What is expected, in pieces that fit the buffer."""
@@ -80,6 +96,16 @@ class ReadBack:
                 continue
             for at in range(0, len(data), CHUNK):
                 yield what, data[at : at + CHUNK]
+
+
+def _digest(compared: SimpleQueue[bytes | bytearray], free: SimpleQueue[bytearray]) -> str:
+    """The hash of all pieces up to an empty one. Buffers are given back."""
+    digest = hashlib.sha256()
+    while piece := compared.get():
+        digest.update(piece)
+        if isinstance(piece, bytearray):
+            free.put(piece)
+    return digest.hexdigest()
 
 
 def differs(file: Path, what: str) -> Bug:
