@@ -1,4 +1,4 @@
-"""A process that has loaded PyTorch ends at once, and loses nothing that it said."""
+"""A process ends at once, and loses nothing that it said."""
 
 from __future__ import annotations
 

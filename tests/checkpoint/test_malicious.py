@@ -20,7 +20,7 @@ def watch(event, arguments):
     if event == "open" and "PWNED" in str(arguments[0]):
         sys.__stdout__.write("RAN open\\n")
 
-from bertx.cli import main
+from bertx.cli import run
 resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 sys.addaudithook(watch)
 found = {}
@@ -28,10 +28,7 @@ for folder in sys.stdin.read().splitlines():
     sys.argv = ["bertx", "inspect", folder]
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main()
-        except SystemExit as ended:
-            found[folder] = [ended.code, errors.getvalue()]
+        found[folder] = [run(), errors.getvalue()]
 status = pathlib.Path("/proc/self/status").read_text().splitlines()
 peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 print(json.dumps({"found": found, "peak": peak}))

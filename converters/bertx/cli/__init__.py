@@ -133,7 +133,12 @@ def warn(message: str) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point: runs a command and ends the process with the contract's exit code."""
+    """The entry point: runs the command of sys.argv and ends the process at once, which has written its result."""
+    leave(run())
+
+
+def run() -> int:
+    """Runs the command of sys.argv. Gives the contract's exit code."""
     _open_streams()
     interrupts = _watch_signals()
     arguments = sys.argv[1:]
@@ -147,11 +152,7 @@ def main() -> NoReturn:
         bertx_command.main(args=kept, prog_name="bertx", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - however a command ends, it ends as the contract says
         status = _interrupted(interrupts[-1], options) if interrupts else _ended(error, options)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
-    if "torch" in sys.modules:  # whatever has loaded it has also written its result
-        leave(status)
-    sys.exit(status)
+    return status
 
 
 #: where Python's import system runs, and seconds until it has gone on
