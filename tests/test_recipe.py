@@ -93,6 +93,7 @@ def test_every_key_reaches_what_it_is_for(tmp_path: Path) -> None:
         ("checkpoint = 'a'\nartifacts = ['onnx']\nruntime = ['eager']", "unknown key runtime"),
         ("checkpoint = 'a'\nartifacts = 'onnx'", "artifacts has the wrong type"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\nlimit = true", "limit has the wrong type"),
+        ("checkpoint = 'a'\nartifacts = [{format = 'onnx', opset = 99}]", "opset 99 is none of 18 to 23"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\nlimit = inf", "limit is inf, no finite number above 0"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\ntimeout = nan", "timeout is nan, no finite number above 0"),
         ("checkpoint = 'a'\nartifacts = ['onnx']\nlimit = -1", "limit is -1, no finite number above 0"),
@@ -151,6 +152,19 @@ def test_a_recipe_whose_artifact_fails_publishes_nothing(bertx: Callable[..., Ra
     assert ran.json["runs"][0]["report"]["limit"] == 1e-6
     assert not (tmp_path / "out").exists()
     assert ElementTree.parse(tmp_path / "parity.xml").getroot().get("failures") == "1"
+
+
+def test_what_is_refused_of_a_later_recipe_is_refused_before_the_first(
+    bertx: Callable[..., Ran], tiny: Path, tmp_path: Path
+) -> None:
+    recipes = []
+    for name, source in (("here", str(tiny)), ("gone", str(tmp_path / "gone"))):
+        recipes.append(tmp_path / f"{name}.toml")
+        text = f"checkpoint = {json.dumps(source)}\noutput = {json.dumps(str(tmp_path / name))}\n"
+        recipes[-1].write_text(f"{text}artifacts = ['safetensors']\n", "utf-8")
+    ran = bertx("run", *recipes, "--json")
+    assert (ran.code, ran.json["code"]) == (2, "E_USAGE")
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_recipe_can_do_what_to_safetensors_can(bertx: Callable[..., Ran], tiny: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import bertx.bundle as bundle
 from bertx import exchange
 from bertx.background import Background
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
+from bertx.checkpoint.hub import check_id
 from bertx.checkpoint.tensors import parameters
 from bertx.errors import InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Format, Written, format_named
@@ -53,6 +54,7 @@ class Export:
     manifest: Manifest
     written: tuple[str, ...]
     report: Report
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def check(source: str, output: str | Path | None, task: str | None, verify: Veri
     if verify is not None:
         check_options(verify)
     if not exchange.named(source).exists():
+        check_id(source)
         bundle.check_place(exchange.meant(output or source.rpartition("/")[2]))  # as `default_output` will have it
 
 
@@ -143,8 +146,8 @@ def export(
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
         published = staged.publish(manifest)
-    remember(published, entries, remembered)
-    return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
+    warnings = remember(published, entries, remembered)
+    return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report, warnings)
 
 
 def tokenizer(
@@ -371,7 +374,8 @@ def _same_bytes(entry: ArtifactEntry, source: Checkpoint, limit: float) -> Resul
     return replace(_result(entry, "bytes", "pass", None), outputs=(pool("weights", [same], entry.dtype, limit),))
 
 
-def remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> None:
-    for entry in entries:
-        if entry.format == "torchscript":
-            trust.remember(cache, published.files[entry.path].sha256)
+def remember(published: Manifest, entries: Sequence[ArtifactEntry], cache: Path) -> tuple[str, ...]:
+    """Notes in the cache which TorchScript files bertx wrote; what is to be known where that cannot be."""
+    written = [entry.path for entry in entries if entry.format == "torchscript"]
+    lost = [path for path in written if not trust.remember(cache, published.files[path].sha256)]
+    return tuple(f"{cache} cannot be written, so that {path} will need --trust" for path in lost)

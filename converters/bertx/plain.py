@@ -93,8 +93,8 @@ def export_module(
             manifest = manifest.with_artifact(replace(entry, report=report.only(entry.path).to_json()))
         progress("publishing")
         published = staged.publish(manifest)
-    remember(published, entries, how.cache)
-    return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report)
+    warnings = remember(published, entries, how.cache)
+    return Export(folder.resolve(), published, tuple(entry.path for entry in entries), report, warnings)
 
 
 def _check(formats: Sequence[str], chosen: ExportOptions) -> None:

@@ -110,6 +110,11 @@ def read(path: Path) -> Recipe:
     )
 
 
+def check(recipe: Recipe) -> None:
+    """Refuses what can be refused of a recipe before any work. Raises what `run` would."""
+    api.check(recipe.checkpoint, recipe.output, recipe.task, recipe.verify)
+
+
 def run(
     recipe: Recipe,
     *,
@@ -118,7 +123,7 @@ def run(
     progress: Callable[[str], None] = lambda line: None,
 ) -> api.Export:
     """Fetches, exports and verifies what a recipe asks for; publishes only if all of it passed."""
-    api.check(recipe.checkpoint, recipe.output, recipe.task, recipe.verify)
+    check(recipe)
     progress(f"fetching {recipe.checkpoint}")
     source = fetch(recipe.checkpoint, replace(fetching, revision=recipe.revision))
     return api.export(
@@ -185,15 +190,15 @@ def _artifact(value: Any, where: str) -> tuple[str, ExportOptions]:
         _refuse(where, f"{idle[0]} means nothing for {table['format']}")
     if table.get("rename") not in (None, *SPELLINGS):
         _refuse(where, f"unknown rename {escape(table['rename'])}, known are {', '.join(sorted(SPELLINGS))}")
-    return table["format"], ExportOptions(
+    options = ExportOptions(
         table.get("dtype"),
         _texts(table.get("output_name", []), where, "output_name"),
-        table.get("opset", ExportOptions.opset),
-        table.get("external_data"),
-        table.get("rename"),
-        _told(where, shard_size, table["max_shard_size"]) if "max_shard_size" in table else None,
-        _told(where, _head, table),
+        external_data=table.get("external_data"),
+        spelling=table.get("rename"),
+        shard_bytes=_told(where, shard_size, table["max_shard_size"]) if "max_shard_size" in table else None,
+        head=_told(where, _head, table),
     )
+    return table["format"], _told(where, lambda opset: replace(options, opset=opset), table.get("opset", options.opset))
 
 
 def _head(table: Mapping[str, Any]) -> HeadOptions | None:

@@ -125,6 +125,9 @@ FAILURES: dict[str, Failing] = {
     ),
     "no reference": Failing(lambda f: ("verify", f / "model.safetensors"), "E_REFERENCE", 4, "add --against"),
     "a target that is not there": Failing(lambda f: ("verify", f / "nothing"), "E_USAGE", 2, "does not exist"),
+    "an empty revision": Failing(
+        lambda f: ("pull", "no/such-model", "--revision", ""), "E_USAGE", 2, "the revision is empty"
+    ),
     "a revision of a local folder": Failing(
         lambda f: ("inspect", f, "--revision", "main"), "E_USAGE", 2, "--revision has no meaning"
     ),
@@ -173,13 +176,14 @@ def test_a_failure_is_one_line_with_its_code(
 
 
 @pytest.mark.skipif(cuda_count() > 0, reason="this machine has a CUDA device")
-@pytest.mark.parametrize("command", ["to-onnx", "verify", "try"])
+@pytest.mark.parametrize("command", ["to-onnx", "to-onnx --no-verify", "verify", "try"])
 def test_cuda_without_a_device_is_exit_5(
     command: str, bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], unverified: Callable[..., Path]
 ) -> None:
     source, bundle = checkpoint("feature-extraction"), unverified("feature-extraction", "onnx")
-    line = {"to-onnx": (source,), "verify": (bundle,), "try": (bundle, "text")}[command]
-    ran = bertx(command, *line, "--device", "cuda")
+    name, *options = command.split()
+    line = {"to-onnx": (source,), "verify": (bundle,), "try": (bundle, "text")}[name]
+    ran = bertx(name, *line, *options, "--device", "cuda")
     assert (ran.code, ran.out) == (5, "")
     assert ran.err == ("bertx: error[E_DEVICE]: cuda was asked for and 0 CUDA devices are here; use --device cpu\n")
 

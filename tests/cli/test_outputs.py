@@ -52,6 +52,15 @@ def test_a_local_folder_goes_to_its_name_and_bertx(bertx: Callable[..., Ran], mo
     assert "model-bertx/model.safetensors" in ran.out
 
 
+def test_a_cache_that_cannot_be_written_is_a_warning(bertx: Callable[..., Ran], model: Path, tmp_path: Path) -> None:
+    ran = bertx("trace", model, "-o", tmp_path / "out", "--no-verify", BERTX_CACHE=str(model / "config.json" / "cache"))
+    assert ran.code == 0
+    first, second = ran.err.splitlines()
+    assert first.startswith("bertx: warning: ")
+    assert first.endswith("/cache cannot be written, so that torchscript/model.pt will need --trust")
+    assert second == "bertx: warning: nothing was compared: --no-verify"
+
+
 def test_a_tilde_that_no_shell_has_read_is_the_home_folder(
     bertx: Callable[..., Ran], model: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,16 @@ def test_it_prints_the_folder_and_the_commit(
     assert sorted(path.name for path in Path(folder).iterdir()) == WANTED
 
 
+def test_a_home_that_is_no_folder_holds_no_token(
+    bertx: Callable[..., Ran], served: tuple[Path, str], online: dict[str, str], tmp_path: Path
+) -> None:
+    nowhere = {**online, "HF_HOME": "/dev/null", "HOME": "/dev/null"}
+    ran = bertx("pull", "org/tiny", **nowhere)
+    assert (ran.code, ran.err.startswith("bertx: error[E_DISK]: ")) == (5, True)
+    ran = bertx("pull", "org/tiny", **nowhere, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert (ran.code, ran.err) == (0, "")
+
+
 def test_the_document_lists_every_file_with_its_hash(
     bertx: Callable[..., Ran], served: tuple[Path, str], online: dict[str, str]
 ) -> None:

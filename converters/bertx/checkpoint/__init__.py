@@ -142,7 +142,7 @@ def of_bundle(folder: Path, options: FetchOptions) -> Checkpoint:
     raise SourceUnavailable(
         "E_REFERENCE",
         f"the checkpoint of {escape(folder.name)} ({escape(source.checkpoint)}) cannot be had unchanged",
-        "name one with --against",
+        f"{'leave --offline out, or ' if source.commit and options.hub.offline else ''}name one (verify: --against)",
     )
 
 

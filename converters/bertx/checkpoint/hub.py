@@ -38,6 +38,13 @@ class Snapshot:
     origin: Literal["cache", "hub"]
 
 
+def check_id(repo: str) -> None:
+    """Raises UsageError where `repo` is no Hub id."""
+    if not _is_id(repo):
+        message = f"{escape(repo)} is no folder on this machine and no Hub id"
+        raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
+
+
 def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
     """The files of a repository that bertx needs, at the commit to which a branch or tag resolves now.
 
@@ -47,12 +54,12 @@ def snapshot(repo: str, revision: str | None, options: HubOptions) -> Snapshot:
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    if not _is_id(repo):
-        message = f"{escape(repo)} is no folder on this machine and no Hub id"
-        raise UsageError("E_USAGE", message, 'name a folder that exists, or a Hub id such as "org/name"')
+    check_id(repo)
+    if revision == "":
+        raise UsageError("E_USAGE", "the revision is empty", "name a branch, tag or commit, or leave it out for main")
     if not options.offline:
         with contextlib.suppress(OfflineModeIsEnabled):  # HF_HUB_OFFLINE=1 forbids asking too
-            return _from_hub(repo, revision or None, options)
+            return _from_hub(repo, revision, options)
     return _from_cache(repo, revision or "main", options)
 
 

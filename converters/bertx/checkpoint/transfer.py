@@ -232,7 +232,10 @@ def _headers(asked: Asked) -> dict[str, str]:
     """
     from huggingface_hub import constants, get_token
 
-    token = asked.options.token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
+    token = asked.options.token
+    if token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        with contextlib.suppress(NotADirectoryError):  # HOME=/dev/null, as that of some services
+            token = get_token()
     headers = {"user-agent": f"bertx/{__version__}", "accept-encoding": "identity"}
     if token is None:
         return headers

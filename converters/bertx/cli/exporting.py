@@ -56,7 +56,7 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
     phases = Phases(chosen["verbose"], chosen["quiet"])
     checking = VerifyOptions(device=chosen["device"], cache=cache_folder())
     try:
-        api.check(checkpoint, chosen["output"], chosen["task"], None if chosen["no_verify"] else checking)
+        api.check(checkpoint, chosen["output"], chosen["task"], checking)
         phases("fetching")
         source = fetch(checkpoint, fetching(chosen["revision"], chosen["offline"], quiet=chosen["quiet"]))
         for key in source.config.dropped:
@@ -79,6 +79,8 @@ def export(format_name: str, checkpoint: str, chosen: dict[str, Any], options: E
             _print_failed(error, chosen["as_json"], chosen["quiet"])
         raise
     phases.close()
+    for line in made.warnings:
+        warn(line)
     if chosen["no_verify"]:
         warn("nothing was compared: --no-verify")
     if chosen["as_json"]:

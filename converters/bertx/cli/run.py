@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bertx import recipe
-from bertx.cli import emit, emit_json
+from bertx.cli import emit, emit_json, warn
 from bertx.cli.exporting import document, summary
 from bertx.cli.junit import write_junit
 from bertx.cli.options import Phases, cache_folder, common, fetching, written
@@ -34,6 +34,8 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
             "E_USAGE", "--html is a page of one report and there are several recipes", "run them one by one"
         )
     read = [_settled(recipe.read(path), chosen) for path in recipes]
+    for each in read:
+        recipe.check(each)
     phases = Phases(chosen["verbose"], chosen["quiet"])
     documents: list[dict[str, Any]] = []
     reports: list[Report] = []
@@ -62,6 +64,8 @@ def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
             text = report_table(error.report)
         else:
             phases.close()
+            for line in made.warnings:
+                warn(line)
             reports.append(made.report)
             documents.append({"recipe": each.path.name, **document(made)})
             text = summary(made)

@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 from bertx.cli.exporting import export, exporter
-from bertx.formats import ExportOptions
+from bertx.formats import OPSETS, ExportOptions
 
 
 @click.command("to-onnx")
 @exporter("output_name")
-@click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set.")
+@click.option(
+    "--opset", type=click.IntRange(OPSETS[0], OPSETS[-1]), default=18, show_default=True, help="ONNX operator set."
+)
 @click.option(
     "--external-data/--embedded",
     default=None,

@@ -24,6 +24,8 @@ from bertx.model.tasks import Task
 from bertx.model.wrapper import Source
 from bertx.signature import Signature
 
+#: the operator sets of ONNX that are written
+OPSETS = range(18, 24)
 _SUFFIXES = {"float32": "", "float16": "_fp16", "bfloat16": "_bf16"}
 
 
@@ -42,6 +44,11 @@ class ExportOptions:
     spelling: str | None = None
     shard_bytes: int | None = None
     head: HeadOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            known = f"{OPSETS[0]} to {OPSETS[-1]}"
+            raise UsageError("E_USAGE", f"opset {self.opset} is none of {known}", "choose one of them")
 
 
 def shard_size(text: str) -> int:

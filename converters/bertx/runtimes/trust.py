@@ -15,10 +15,14 @@ def _folder(cache: Path) -> Path:
     return cache / "torchscript"
 
 
-def remember(cache: Path, sha256: str) -> None:
-    """Records that bertx wrote a file with this hash."""
-    _folder(cache).mkdir(parents=True, exist_ok=True)
-    (_folder(cache) / sha256).touch()
+def remember(cache: Path, sha256: str) -> bool:
+    """Records that bertx wrote a file with this hash. False where the cache cannot be written."""
+    try:
+        _folder(cache).mkdir(parents=True, exist_ok=True)
+        (_folder(cache) / sha256).touch()
+    except OSError:
+        return False
+    return True
 
 
 def known(cache: Path, sha256: str) -> bool:
