@@ -311,6 +311,10 @@ def _run(
         ended = process.run(runtime.command(job), process.Limits(options.timeout))
         if ended.exit_code == LocalProblem.exit_code:
             raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
+        lacks = process.unsupported(ended)
+        if lacks is not None:
+            message = f"{runtime.name} does not run {escape(artifact.name)}: {lacks}"
+            raise LocalProblem("E_RUNTIME", message, "leave --runtime out, or name another")
         if ended.reason is not None:
             message = f"{escape(artifact.name)} does not run in {runtime.name}: {ended.reason}"
             raise InputRefused("E_FORMAT", message, "see what `bertx verify` says of it")

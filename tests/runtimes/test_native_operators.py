@@ -197,3 +197,11 @@ def test_a_wrong_file_is_failed_by_another_where_a_program_calls_it_unsupported(
     answer = bertx("verify", fixed, "--against", model, "--json", **built)
     found = {each["runtime"]: each["verdict"] for each in answer.json["results"]}
     assert (found["tract"], found["onnxruntime"], answer.code) == ("not-run", "fail", 1)
+
+
+def test_trying_it_there_is_a_problem_of_the_program_and_not_of_the_file(
+    native: Native, bertx: Callable[..., Ran], odd: Path, built: dict[str, str]
+) -> None:
+    answer = bertx("try", odd, "a text", "another", "--runtime", native.name, **built)
+    assert answer.code == 5
+    assert answer.err.startswith(f"bertx: error[E_RUNTIME]: {native.name} does not run odd.onnx: {native.name}: ")
