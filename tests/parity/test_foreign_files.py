@@ -182,3 +182,38 @@ def test_torchscript_may_give_a_tensor_a_tuple_or_a_dict(
 def test_torchscript_is_fed_in_its_own_order(recording: Path, tmp_path: Path) -> None:
     result = judged(traced(Swapped(), tmp_path / "model.pt"), recording)
     assert (result.verdict, list(result.inputs)) == ("pass", [IDS, SEGMENT, MASK])
+
+
+class Training(torch.nn.Module):
+    """The drawn model, and dropout where it is in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.jit.trace(Drawn("one"), (torch.ones(2, 7, dtype=torch.long),) * 3, check_trace=False)
+        self.dropout = torch.nn.Dropout(0.1)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
+        return self.dropout(self.inner(input_ids, attention_mask, token_type_ids))
+
+
+@pytest.mark.parametrize(("training", "verdict"), [(False, "pass"), (True, "fail")])
+def test_torchscript_is_judged_in_the_mode_in_which_it_was_saved(
+    training: bool, verdict: str, recording: Path, tmp_path: Path
+) -> None:
+    torch.jit.save(torch.jit.script(Training().train(training)), str(tmp_path / "model.pt"))
+    assert judged(tmp_path / "model.pt", recording).verdict == verdict
+
+
+def halved(self: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor], made: torch.Tensor) -> torch.Tensor:
+    return made / 2
+
+
+def test_torchscript_with_hooks_which_not_every_program_runs_fails(recording: Path, tmp_path: Path) -> None:
+    module = Training().eval()
+    module.register_forward_hook(halved)
+    torch.jit.save(torch.jit.script(module), str(tmp_path / "model.pt"))
+    result = judged(tmp_path / "model.pt", recording)
+    assert result.verdict == "fail"
+    assert "hooks stand around forward" in str(result.reason)

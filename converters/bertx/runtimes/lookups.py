@@ -137,10 +137,9 @@ def in_torchscript(module: torch.jit.ScriptModule, place: int) -> Lookups | None
 def _in_forward(module: Any, place: int) -> Lookups | None:
     import torch
 
-    held = module._c
-    if held._get_forward_hooks() or held._get_forward_pre_hooks():
+    if hooked(module):
         return None  # they run around forward, and are not in its graph
-    graph = held._get_method("forward").graph.copy()
+    graph = module._c._get_method("forward").graph.copy()
     torch._C._jit_pass_inline(graph)
     fed = {list(graph.inputs())[place + 1].debugName()}
     tables, compared = set[str](), set[int]()
@@ -163,6 +162,11 @@ def _in_forward(module: Any, place: int) -> Lookups | None:
         else:
             return None
     return Lookups(frozenset(tables), frozenset(compared))
+
+
+def hooked(module: Any) -> bool:
+    """Whether a loaded module has hooks around its `forward`."""
+    return bool(module._c._get_forward_hooks() or module._c._get_forward_pre_hooks())
 
 
 def digest(data: bytes) -> str:

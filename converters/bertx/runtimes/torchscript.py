@@ -39,7 +39,10 @@ class TorchScriptProgram(Program):
 
         limit_threads(metadata)
         self.device = device
-        self.module = torch.jit.load(str(artifact), map_location=device).eval()
+        # As it was saved, without eval(): who loads it in C++ or Rust need not know that dropout was left on.
+        self.module = torch.jit.load(str(artifact), map_location=device)
+        if lookups.hooked(self.module):
+            raise TypeError("hooks stand around forward: Python runs them, and C++ and Rust do not")
         signature = json.loads(metadata["signature"])
         self.inputs = {spec["name"]: getattr(torch, spec["dtype"]) for spec in signature["inputs"]}
         # Asked of the compiled module: a plain one may have an attribute or a part of this name.
