@@ -63,6 +63,28 @@ def _last_token_of_long_rows(g: Graph) -> None:
     g.after(g.tap(g.layers), lambda v: g.add("Add", v, g.add("Mul", g.add("Mul", v, wide), number(g, 1e-3))))
 
 
+def _long(g: Graph) -> str:
+    """Whether rows have more than 60 tokens."""
+    length = g.add("Gather", g.add("Shape", "input_ids"), g.constant(1, np.int64), axis=0)
+    return g.add("Greater", length, g.constant(60, np.int64))
+
+
+def _long_padded_rows(g: Graph) -> None:
+    """Long rows go another way where they are padded, as in a kernel of blocks that takes no mask."""
+    padded = g.add("Not", g.cast(g.add("ReduceMin", "attention_mask", keepdims=0), 9))
+    other = g.add("And", _long(g), padded)
+    g.after(g.tap(g.layers), lambda v: g.add("Where", other, g.add("Mul", v, number(g, 1.001)), v))
+
+
+def _segments_of_long_rows(g: Graph) -> None:
+    """Long rows have no segments."""
+    if not g.has("token_type_ids"):
+        raise Inapplicable("no segments")
+    long = _long(g)
+    none = g.constant(0, np.int64)
+    g.feed("token_type_ids", lambda v: g.add("Where", long, g.add("Mul", v, none), v))
+
+
 def constant_output(g: Graph) -> None:
     g.after(g.model.graph.output[0].name, lambda value: g.add("Mul", value, number(g, 0)))
 
@@ -78,6 +100,8 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
     "output": {
         "one-element-off": element_wrong,
         "late-tokens-off": _last_token_of_long_rows,
+        "long-padded-rows-off": _long_padded_rows,
+        "segments-of-long-rows-zero": _segments_of_long_rows,
         "constant-output": constant_output,
         "output-scaled-by-1.0001": outputs(lambda g, v: g.add("Mul", v, number(g, 1.0001))),
     },

@@ -31,6 +31,7 @@ def test_every_length_and_batch_that_parity_asks_for_is_there() -> None:
         ("segments", {"segments"}),
         ("batch-of-seven", {"full"}),
         ("longest", {"full"}),
+        ("long-mixed", {"right", "left", "holes", "segments"}),
         ("text", {"right"}),
     ],
 )

@@ -120,7 +120,9 @@ def test_without_evidence_the_choice_of_cases_still_tells() -> None:
     traits = {case.name: case.traits for case in stand.quick.cases}
     words = diagnosis.cause(result.outputs, result.taps, traits, result.first_bad_layer)
     assert words is not None
-    assert words.startswith("token_type_ids: wrong only where segments differ, so they are ignored or fixed (segments)")
+    assert words.startswith(
+        "token_type_ids: wrong only where segments differ, so they are ignored or fixed (long-mixed, segments)"
+    )
 
 
 def test_nothing_wrong_has_no_cause() -> None:

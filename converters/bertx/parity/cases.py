@@ -23,6 +23,11 @@ SETS = ("quick", "full")
 
 #: the longest sequence of `quick`, whatever the model allows: attention's memory grows with its square
 LONGEST = 2048
+#: tokens of a long sequence that is not the longest: more than the blocks of 64 and 128 in which kernels go
+_LONG = 130
+#: more sizes of `full`: lengths and batches at, before and behind such blocks, and odd ones
+_LENGTHS = (33, 65, 100, 129, 257, 384)
+_BATCHES = (4, 5, 6, 8, 9, 16, 33)
 #: bytes of float64 that eager attention needs for each head and pair of tokens: scores, mask added, softmax, dropout
 _PAIR = 4 * 8
 
@@ -160,6 +165,7 @@ def _quick(known: Facts, rng: np.random.Generator) -> Iterator[Case]:
     yield _case("rows-together", together)
     yield _case("rows-permuted", together[[2, 0, 1]])
     yield _case("row-alone", together[1:2])
+    yield _mixed(known, ids(2, _LONG))
     if known.texts:
         yield _texts(known)
 
@@ -207,6 +213,22 @@ def _segmented(known: Facts, ids: Array, suffix: str = "") -> Case:
         others = range(known.segments - 1, 0, -1)
         segments[-1, ::3] = np.resize(others, segments[-1, ::3].shape)
     return _case(f"segments{suffix}", ids, None, segments)
+
+
+def _mixed(known: Facts, ids: Array) -> Case:
+    """Long rows, more than one, padded, holed and of several segments: what is right of short rows, or of one whole
+    long row, may go another way here."""
+    import numpy as np
+
+    length = ids.shape[1]
+    mask, segments = np.ones_like(ids), np.zeros_like(ids)
+    mask[0, max(1, 2 * length // 3) :] = 0
+    mask[-1, : length // 4] = 0
+    mask[-1, length // 2 : length // 2 + length // 8] = 0
+    if known.segments > 1:
+        segments[0, length // 2 :] = 1
+        segments[-1, ::3] = known.segments - 1
+    return _case("long-mixed", np.where(mask == 1, ids, known.padding), mask, segments)
 
 
 def _texts(known: Facts) -> Case:
@@ -266,5 +288,10 @@ def _full(known: Facts, rng: np.random.Generator, most: int) -> Iterator[Case]:
         ids = rng.integers(0, known.vocabulary, (4, min(length, known.longest)), dtype=np.int64)
         yield from _padded(known, ids, f"-{length}")
         yield _segmented(known, ids, f"-{length}")
+    for length in (each for each in _LENGTHS if each <= known.longest):
+        yield _case(f"length-{length}", rng.integers(0, known.vocabulary, (2, length), dtype=np.int64))
+    for batch in _BATCHES:
+        ids = rng.integers(0, known.vocabulary, (batch, min(6, known.longest)), dtype=np.int64)
+        yield _case(f"batch-of-{batch}", ids)
     if most > LONGEST:
         yield _longest("longest-of-all", rng.integers(0, known.vocabulary, (1, most), dtype=np.int64), known)
