@@ -28,6 +28,7 @@ from bertx.parity import reference as references
 from bertx.parity import sampled, stations, texts
 from bertx.parity.binding import IDS, bind
 from bertx.parity.cases import Case
+from bertx.parity.companions import compare_companions
 from bertx.parity.compare import Row
 from bertx.parity.given import given
 from bertx.parity.judge import Bench, Subject
@@ -258,7 +259,8 @@ class Stock(Origin):
     def beside(self, subject: Subject, factor: float) -> Beside:
         """The weights inside an artifact and the labels beside it."""
         weighed = compare_weights(subject, self.weights, factor, bind(subject.signature, self.inputs).ids or IDS)
-        rows = (weighed.row, compare_labels(subject, self.checkpoint, self.kind, factor))
+        labels = compare_labels(subject, self.checkpoint, self.kind, factor)
+        rows = (weighed.row, labels, compare_companions(subject.home, self.checkpoint, factor))
         return Beside(tuple(row for row in rows if row is not None), partial(weighed.looks_up, self.ids()))
 
     def spoken(self, asked: Asked, options: VerifyOptions) -> Spoken | None:
