@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bertx.bundle as bundle
 from bertx import exchange
@@ -16,7 +16,7 @@ from bertx.background import Background
 from bertx.checkpoint import Checkpoint, FetchOptions, fetch, of_bundle, open_folder
 from bertx.checkpoint.hub import check_id
 from bertx.checkpoint.tensors import parameters
-from bertx.errors import InputRefused, UsageError, escape
+from bertx.errors import BertxError, InputRefused, UsageError, escape
 from bertx.formats import ExportOptions, Format, Written, format_named
 from bertx.manifest import ArtifactEntry, Manifest
 from bertx.model.completeness import is_complete
@@ -68,10 +68,29 @@ class TokenizerExport:
 
 @dataclass(frozen=True)
 class Verification:
-    """A report, and the names of files whose bytes are not those that the manifest lists."""
+    """A report, and the names of files whose bytes are not those that the manifest lists.
+
+    What is asked of a report most can be asked of it, too.
+    """
 
     report: Report
     changed: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        return self.report.verdict
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return self.report.results
+
+    def error(self) -> BertxError | None:
+        """What the command would have ended with; None where everything passed."""
+        return self.report.error()
+
+    def to_json(self) -> dict[str, Any]:
+        """bertx.report/1."""
+        return self.report.to_json()
 
 
 def check(source: str, output: str | Path | None, task: str | None, verify: VerifyOptions | None) -> None:

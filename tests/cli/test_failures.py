@@ -83,6 +83,12 @@ FAILURES: dict[str, Failing] = {
     "a quantized checkpoint": Failing(
         lambda f: ("inspect", edited(f, quantization_config={"bits": 4})), "E_CONFIG", 3, "quantization_config"
     ),
+    "a size that no model has": Failing(
+        lambda f: ("to-onnx", edited(f, hidden_size=0)), "E_WEIGHTS", 3, "transformers cannot load model"
+    ),
+    "a runner that is not there": Failing(
+        lambda f: ("verify", f, "--runner", "onnx=./no-such-check"), "E_RUNTIME", 5, "./no-such-check is no program"
+    ),
     "a missing tensor": Failing(
         lambda f: ("to-safetensors", without_a_tensor(f)), "E_WEIGHTS", 3, "encoder.layer.1.output.dense.weight"
     ),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.writer import write_safetensors
-from bertx.errors import InputRefused, escape
+from bertx.errors import BertxError, InputRefused, escape
 from bertx.model.tasks import Task
 from bertx.model.variants import LEFT_ASIDE, layout_of
 
@@ -143,7 +143,9 @@ def load(
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
+    except BertxError:
+        raise
+    except Exception as error:  # of transformers and PyTorch: sizes that they cannot divide by, assertions
         raise InputRefused(
             "E_WEIGHTS",
             f"transformers cannot load {escape(checkpoint.name)}: {escape(error)}",

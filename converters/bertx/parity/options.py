@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bertx.errors import LocalProblem, UsageError
+from bertx.errors import LocalProblem, UsageError, escape
 from bertx.parity.budget import Budget
 from bertx.runtimes import Foreign, device, process, runtime_named
 
@@ -43,8 +44,8 @@ class VerifyOptions:
 def check_options(options: VerifyOptions) -> str:
     """Refuses before any work what cannot be done; the device that will be used.
 
-    Raises UsageError for unknown names and limits that limit nothing, LocalProblem where a named runtime is not ready
-    or the device is not here.
+    Raises UsageError for unknown names and limits that limit nothing, LocalProblem where a named runtime or
+    runner is not ready or the device is not here.
     """
     for name, value in (("limit", options.limit), ("timeout", options.timeout)):
         positive(name, value)
@@ -53,6 +54,10 @@ def check_options(options: VerifyOptions) -> str:
         lacking = runtime.missing()
         if lacking:
             raise LocalProblem("E_RUNTIME", f"runtime {runtime.name} is not ready", lacking)
+    for runner in options.runners:
+        if shutil.which(runner.program[0]) is None:
+            what = f"the runner {escape(runner.program[0])} is no program that can be started here"
+            raise LocalProblem("E_RUNTIME", what, "correct its name; see docs/runners.md")
     where = device.resolve(options.device)
     for runtime in named:
         if where.partition(":")[0] not in runtime.devices:
