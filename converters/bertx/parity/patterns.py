@@ -174,7 +174,8 @@ def segments_only(found: Findings) -> str | None:
 
 
 def longest_only(found: Findings) -> str | None:
-    at_end = "longest" in found.bad and found.bad <= {"longest", "longest-of-all", "long-mixed"}
+    ends = {"longest", "longest-of-all"}
+    at_end = found.bad & ends and found.bad <= {*ends, "long-mixed"}
     return f"positions: wrong only at the longest sequence ({', '.join(sorted(found.bad))})" if at_end else None
 
 
