@@ -38,9 +38,10 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench.py
 
-# Every encoder family instead of the few that `make test` takes through all of the way.
+# Every encoder family instead of the few that `make test` takes through all of the way, in every program that is built.
 families: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/model/test_families.py --families all
+	$(BIN)/python tests/matrix.py --fresh
 
 # Wrong artifacts, each of which must be failed, and right ones that look odd, each of which must pass.
 mutants: $(VENV)/.dev
