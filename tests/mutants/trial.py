@@ -138,7 +138,7 @@ def run(subject: Subject, bench: Bench) -> Ran:
         for case in bench.cases:
             try:
                 fed = filled(case.inputs, binding, specs)
-                made = {**program.run(fed), **program.taps(fed)}
+                made = {**program.taps(fed), **program.run(fed)}
                 arrays[case.name] = {name: np.asarray(value) for name, value in made.items()}
                 dtypes |= {name: str(value.dtype) for name, value in arrays[case.name].items()}
             except Exception as error:  # noqa: BLE001 - the same for a case

@@ -202,7 +202,8 @@ def _serve(program: Program) -> None:
             raise CaseFailed(f"in case {case}: {type(error).__name__}: {error}") from error
         seconds[case] = time.perf_counter() - started
         taps = program.taps(inputs)
-        results |= {f"{case}/{name}": value for name, value in (*outputs.items(), *taps.items())}
+        # An output is what it is, whatever a file says of the values inside it.
+        results |= {f"{case}/{name}": value for name, value in (*taps.items(), *outputs.items())}
     write_outputs(
         chosen.outputs,
         results,
