@@ -62,9 +62,9 @@ def test_a_wrong_file_fails_by_the_recorded_noise(tmp_path: Path) -> None:
 
 def test_the_noise_of_a_case_is_its_own_where_it_was_recorded(tmp_path: Path) -> None:
     noise = json.loads(safe_open(record(tmp_path / "plain") / EXPECTED, "np").metadata()["noise"])
-    own = {name: {case: {"rms": 1.0, "max": 1.0} for case in batches()} for name in noise}
+    own = {name: {case: {"rms": 0.1, "max": 0.1} for case in batches()} for name in noise}
     found = verify(draw(tmp_path / "model.onnx", nudge=1e-2), record(tmp_path / "own", case_noise=own))
-    assert found.results[0].outputs[0].rms_noise == pytest.approx(1.0)
+    assert found.results[0].outputs[0].rms_noise == pytest.approx(0.1)
 
 
 def test_a_file_without_segments_is_judged_on_the_cases_that_have_none(recording: Path, tmp_path: Path) -> None:
@@ -96,6 +96,8 @@ def test_a_recording_that_states_no_noise_or_signature_is_refused(
         ({n: {"rms": -1, "max": 1e-6} for n in ("last_hidden_state", "pooler_output")}, "is no number"),
         (dict.fromkeys(("last_hidden_state", "pooler_output"), 1e-06), "is no number"),
         ([1], "noise is malformed"),
+        ({n: {"rms": 0.5, "max": 0.5} for n in ("last_hidden_state", "pooler_output")}, "is as large as its answers"),
+        ({n: {"rms": 1e-7, "max": 1e6} for n in ("last_hidden_state", "pooler_output")}, "is as large as its answers"),
     ],
 )
 def test_noise_that_is_missing_or_no_number_is_refused(noise: Any, message: str, tmp_path: Path) -> None:

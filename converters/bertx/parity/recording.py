@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.errors import InputRefused, escape
 from bertx.parity.cases import Case
-from bertx.parity.compare import MAX_LIMIT, Noise
+from bertx.parity.compare import MAX_LIMIT, RMS_LIMIT, Noise
 from bertx.parity.findings import TAP
 from bertx.parity.golden import CASES, EXPECTED
 from bertx.parity.judge import Subject
@@ -60,6 +60,7 @@ class Recording(Origin):
         self.recorded = tuple(Case(name, inputs) for name, inputs in asked.arrays.items())
         self.pooled = {name: _one(stated, name) for name, stated in _json(answers, "noise").items()}
         noise = _noise(answers, named, self.pooled)
+        _check_noise(answers, noise)
         self.facts = _json(answers, "facts") if "facts" in answers.metadata else {}
         self.answers = Reference(answers, answers, {**self.facts, "noise": self.facts.get("noise")}, noise)
         self.rows = row_axis(self.inputs)
@@ -191,6 +192,18 @@ def _noise(answers: Tensors, outputs: Sequence[str], pooled: Mapping[str, Noise]
         for case in found:
             found[case][name] = _one(own.get(case), name) if isinstance(own, dict) else pooled[name]
     return found
+
+
+def _check_noise(answers: Tensors, noise: Mapping[str, Mapping[str, Noise]]) -> None:
+    """Refuses noise that would let zeros pass for the answers: whatever it was, rounding is not as large as that."""
+    import numpy as np
+
+    for name in dict.fromkeys(name for held in noise.values() for name in held):
+        values = np.concatenate([held[name].reshape(-1) for held in answers.arrays.values()]).astype(np.float64)
+        size, largest = float(np.sqrt(np.mean(values**2))), float(np.abs(values).max())
+        stated = [held[name] for held in noise.values()]
+        if size and (max(n.rms for n in stated) * RMS_LIMIT >= size or max(n.max for n in stated) >= largest):
+            raise _refused(f"the recording's noise of {escape(name)} is as large as its answers")
 
 
 def _one(stated: Any, name: str) -> Noise:
