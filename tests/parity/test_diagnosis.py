@@ -46,6 +46,7 @@ def told(label: str, dtype: str = "float32") -> str:
          "from 1, so attention_mask stands in their place (inputs swapped)"),
         ("bert/onnx/positions-wrap-at-32", "positions: embeddings are right up to position 31 and wrong from there on"),
         ("bert/onnx/positions-cut-at-last-but-one", "positions: wrong only at the longest sequence"),
+        ("bert/onnx/long-padded-rows-off", "long rows: wrong only where they are padded, holed, of several segments"),
         ("bert/onnx/positions-of-valid-tokens", "positions: wrong only behind padding"),
         ("bert/onnx/positions-run-on-over-rows", "positions: right in the first row of a batch and wrong in the"),
         ("bert/onnx/word-of-text-moved", "embeddings: wrong wherever the token is 7 and nowhere else"),

@@ -236,6 +236,7 @@ CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     patterns.first_row_for_all,
     patterns.segments_fixed,
     patterns.longest_only,
+    patterns.long_only,
     patterns.one_row,
     patterns.positions,
     patterns.mask,

@@ -20,6 +20,7 @@ from bertx.checkpoint.config import MAX_CONFIG_BYTES, read_bounded, read_config
 from bertx.errors import BertxError, escape
 from bertx.manifest import Manifest
 from bertx.parity.compare import Compared, Row, failed, pool
+from bertx.parity.golden import FOLDER
 
 NAME = "files"
 #: for people, not for programs
@@ -39,7 +40,8 @@ def compare_companions(home: Path | None, checkpoint: Checkpoint, factor: float)
     try:
         manifest = manifests.read(home)
         artifacts = {name for entry in manifest.artifacts for name in manifest.parts(entry.path)}
-        names = [name for name in manifest.files if name not in artifacts and not _WORDS.fullmatch(name)]
+        listed = [name for name in manifest.files if name not in artifacts and not _WORDS.fullmatch(name)]
+        names = [name for name in listed if (home / name).is_file() or not name.startswith(f"{FOLDER}/")]
         problem = next(filter(None, (_problem(home, name, checkpoint, manifest) for name in names)), None)
     except (BertxError, OSError, ValueError) as error:
         problem = f"cannot be read: {escape(error)}"

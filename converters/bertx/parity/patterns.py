@@ -179,6 +179,15 @@ def longest_only(found: Findings) -> str | None:
     return f"positions: wrong only at the longest sequence ({', '.join(sorted(found.bad))})" if at_end else None
 
 
+def long_only(found: Findings) -> str | None:
+    if found.bad != {"long-mixed"}:
+        return None
+    return (
+        "long rows: wrong only where they are padded, holed, of several segments or more than one, so that they go "
+        "another way than short ones and than one whole row (long-mixed)"
+    )
+
+
 def lone_tokens(found: Findings) -> str | None:
     """A token that sees only itself gives its whole attention to itself, whatever the scores are."""
     row = next((row for row in found.states if not row.passed), None)
