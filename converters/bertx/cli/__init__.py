@@ -96,7 +96,11 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
 def bertx_command() -> None:
     """Export encoder checkpoints to safetensors, TorchScript and ONNX, and prove that each file is right.
 
-    CHECKPOINT is a Hub id (cl-tohoku/bert-base-japanese-v3), a local folder, or a bundle that bertx made.
+    CHECKPOINT is a Hub id (cl-tohoku/bert-base-japanese-v3), a local folder, or a bundle: the folder that bertx made of
+    one. Begin with `bertx to-onnx CHECKPOINT`.
+
+    Exit codes: 0 all was compared and is right, 1 an artifact is wrong, 2 usage, 3 input refused, 4 source not
+    available, 5 this machine lacks something, 6 not everything was compared, 70 a bug.
     """
 
 

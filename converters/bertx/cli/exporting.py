@@ -42,11 +42,12 @@ mecab_option = click.option(
 )
 
 
-def exporter(*more: str) -> Decorator:
-    """Decorates an exporting command: its argument and options."""
+def exporter(*more: str, **says: str) -> Decorator:
+    """Decorates an exporting command: its argument and options; `says` as in `common`."""
+    told = {"device": "cpu, cuda, cuda:N or auto: where it is verified.", **says}
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        return click.argument("checkpoint")(common(*more, *OPTIONS)(mecab_option(function)))
+        return click.argument("checkpoint")(common(*more, *OPTIONS, **told)(mecab_option(function)))
 
     return add
 

@@ -22,22 +22,28 @@ from bertx.parity.given import lines_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_COMMON: dict[str, Decorator] = {
-    "output": click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle's folder."),
-    "revision": click.option("--revision", help="A branch, tag or commit on the Hub."),
-    "task": click.option(
-        "--task", default="auto", show_default=True, help="What the model computes, by the Hub's name."
+_OUTPUT = "The bundle's folder; default ./<model name>, for a local folder ./<folder name>-bertx."
+_COMMON: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "output": (("-o", "--output"), {"type": click.Path(path_type=Path), "help": _OUTPUT}),
+    "revision": (("--revision",), {"help": "A branch, tag or commit on the Hub."}),
+    "task": (
+        ("--task",),
+        {"default": "auto", "show_default": True, "help": "What the model computes, by the Hub's name."},
     ),
-    "dtype": click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the artifact."),
-    "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."),
-    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output."),
-    "force": click.option("--force", is_flag=True, help="Replace a bundle of another commit or task."),
-    "offline": click.option("--offline", is_flag=True, help="Ask nothing of the network."),
-    "verbose": click.option("-v", "--verbose", is_flag=True, help="Tell each phase and its seconds."),
-    "quiet": click.option("-q", "--quiet", is_flag=True, help="Print the verdict by the exit code alone."),
-    "no_verify": click.option("--no-verify", is_flag=True, help="Publish without a comparison."),
-    "output_name": click.option(
-        "--output-name", multiple=True, help="Give this output instead of the task's; repeatable."
+    "dtype": (
+        ("--dtype",),
+        {"type": click.Choice(["float32", "float16", "bfloat16"]), "help": "Of the artifact; default float32."},
+    ),
+    "device": (("--device",), {"default": "auto", "show_default": True, "help": "cpu, cuda, cuda:N or auto."}),
+    "json": (("--json", "as_json"), {"is_flag": True, "help": "One JSON document on standard output."}),
+    "force": (("--force",), {"is_flag": True, "help": "Replace a bundle of another commit, task or head."}),
+    "offline": (("--offline",), {"is_flag": True, "help": "Ask nothing of the network."}),
+    "verbose": (("-v", "--verbose"), {"is_flag": True, "help": "Tell each phase and its seconds."}),
+    "quiet": (("-q", "--quiet"), {"is_flag": True, "help": "Print no result: the exit code tells."}),
+    "no_verify": (("--no-verify",), {"is_flag": True, "help": "Publish without a comparison."}),
+    "output_name": (
+        ("--output-name",),
+        {"multiple": True, "help": "Give this output instead of the task's; repeatable."},
     ),
 }
 
@@ -100,12 +106,13 @@ def own_texts(path: Path | None) -> tuple[str, ...]:
     return () if path is None else lines_of(path)
 
 
-def common(*names: str) -> Decorator:
-    """Adds shared options to a command, in this order."""
+def common(*names: str, **says: str) -> Decorator:
+    """Adds shared options to a command, in this order; `says` are those that --help tells in other words there."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
-            function = _COMMON[name](function)
+            words, settings = _COMMON[name]
+            function = click.option(*words, **{**settings, "help": says.get(name, settings["help"])})(function)
         return function
 
     return add

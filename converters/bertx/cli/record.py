@@ -32,7 +32,13 @@ from bertx.recorder import Recorded, RecordOptions, described, record
     show_default=True,
     help="Seconds for the model.",
 )
-@common("output", "revision", "task", "dtype", "device", "force", "offline", "json", "verbose", "quiet")
+@common(
+    *("output", "revision", "task", "dtype", "device", "force", "offline", "json", "verbose", "quiet"),
+    output="A new or empty folder; default ./<name>-golden.",
+    dtype="Of the artifacts to be verified; default float32, your module's own.",
+    device="cpu, cuda, cuda:N or auto: where rounding is measured.",
+    force="Replace golden cases that are there.",
+)
 def command(source: str, **chosen: Any) -> None:
     """Write golden cases (inputs, right answers and their noise) by which others verify artifacts without the model.
 

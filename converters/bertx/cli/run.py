@@ -24,7 +24,9 @@ from bertx.parity.report import Report
 @click.option("--device", help="Instead of the recipe's.")
 @written("--junit", "Also write a JUnit file.")
 @written("--html", "Also write a page for people.")
-@common("output", "force", "offline", "json", "verbose", "quiet")
+@common(
+    "output", "force", "offline", "json", "verbose", "quiet", output="The bundle's folder, instead of the recipe's."
+)
 def command(recipes: tuple[Path, ...], **chosen: Any) -> None:
     """Do the whole job of each RECIPE.toml: fetch, export, verify in the runtimes it names, publish."""
     if chosen["output"] is not None and len(recipes) > 1:

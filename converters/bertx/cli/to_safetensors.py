@@ -21,7 +21,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 @click.command("to-safetensors")
-@exporter()
+@exporter(dtype="Convert the weights; default unchanged.")
 @click.option(
     "--max-shard-size",
     metavar="SIZE",

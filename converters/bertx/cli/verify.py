@@ -70,7 +70,12 @@ from bertx.runtimes import foreign
 )
 @written("--junit", "Also write a JUnit file.")
 @written("--html", "Also write a page for people.")
-@common("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet")
+@common(
+    *("task", "dtype", "device", "revision", "offline", "json", "verbose", "quiet"),
+    task="What the file computes, where nothing states it.",
+    dtype="What the file claims to compute in; default what it states.",
+    revision="A branch, tag or commit of --against.",
+)
 def command(target: str, **chosen: Any) -> None:
     """Run every artifact of TARGET in each runtime and compare it with eager PyTorch.
 
