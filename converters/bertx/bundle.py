@@ -219,7 +219,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turns an OSError with which a disk refuses (full, read-only, not ours) into LocalProblem E_DISK."""
+    """Turns an error with which a disk refuses (full, read-only, not ours) into LocalProblem E_DISK."""
     try:
         yield
     except OSError as error:
@@ -229,6 +229,12 @@ def disk_errors() -> Iterator[None]:
         hint = "free some space" if error.errno in _FULL else "check who may write there"
         message = f"the disk refused{where} ({error.strerror})"
         raise LocalProblem("E_DISK", message, f"{hint}, or name an output elsewhere") from error
+    except Exception as error:
+        # That of the safetensors library hides the system's number.
+        if type(error).__name__ != "SafetensorError" or "I/O error" not in str(error):
+            raise
+        hint = "free some space, in the temp folder too, or name an output elsewhere"
+        raise LocalProblem("E_DISK", f"the disk refused ({escape(error)})", hint) from error
 
 
 def check_place(output: Path) -> None:

@@ -48,7 +48,7 @@ CODES: dict[str, str] = {
     "E_RUNTIME": "a runtime asked for by name is not ready",
     "E_BUILD": "a native runtime could not be built",
     "E_DICTIONARY": "the MeCab dictionary of a Japanese tokenizer is missing, or is another one",
-    "E_PACKAGE": "a Python package that the checkpoint's files need is not installed",
+    "E_PACKAGE": "a Python package that is needed is not installed, or cannot be loaded",
     "E_LOCKED": "another process is writing this bundle, or downloading this checkpoint",
     "E_DISK": "the disk is full, or a folder cannot be written",
     "E_STDOUT": "standard output was closed",

@@ -9,13 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bertx.cli import COMMANDS
-from program import Ran
+from program import ROOT, Ran
 
 HEAVY = (
     "torch",
@@ -218,3 +219,48 @@ def test_a_folder_whose_name_begins_with_a_tilde_is_that_folder(
 ) -> None:
     shutil.copytree(checkpoint("feature-extraction"), tmp_path / "~nobody-of-this-name")
     assert bertx("inspect", "./~nobody-of-this-name", cwd=tmp_path).code == 0
+
+
+def test_a_package_that_cannot_be_loaded_is_no_bug(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise ImportError('onnx.so: failed to map segment', name='onnx')", "utf-8")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "converters")])
+    ran = bertx("to-onnx", checkpoint("feature-extraction"), "-o", tmp_path / "out", "--no-verify", PYTHONPATH=path)
+    assert (ran.code, ran.out) == (5, "")
+    assert ran.err.startswith("bertx: error[E_PACKAGE]: a Python package cannot be loaded (onnx.so: failed to map")
+
+
+def test_names_of_files_are_escaped_in_tables_and_reports(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], unverified: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    artifact = unverified("feature-extraction", "onnx") / "onnx" / "model.onnx"
+    shutil.copyfile(artifact, tmp_path / "theirs" / "m\x1b[31m\n.onnx")
+    junit, page = tmp_path / "parity.xml", tmp_path / "parity.html"
+    against = ("--against", checkpoint("feature-extraction"))
+    ran = bertx("verify", tmp_path / "theirs", *against, "--junit", junit, "--html", page)
+    assert (ran.code, ran.err) == (0, "")
+    assert "m\\x1b[31m\\n.onnx   onnxruntime" in ran.out
+    assert "m\\x1b[31m\\n.onnx" in page.read_text("utf-8")
+    case = ElementTree.parse(junit).find("testcase")
+    assert case is not None
+    assert case.get("classname") == "m\\x1b[31m\\n.onnx"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file sizes are limited by ulimit")
+@pytest.mark.parametrize("blocks", [4, 400], ids=["the cases", "the answers"])
+def test_a_full_disk_is_no_verdict_and_no_bug(
+    blocks: int, environment: dict[str, str], unverified: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = unverified("feature-extraction", "onnx")
+    command = shlex.join([sys.executable, "-m", "bertx", "verify", str(bundle), "--json"])
+    ended = subprocess.run(
+        ["bash", "-c", f"ulimit -f {blocks}; {command}"],
+        capture_output=True,
+        text=True,
+        env={**environment, "BERTX_CACHE": str(tmp_path)},
+        timeout=120,
+    )
+    assert (ended.returncode, json.loads(ended.stdout)["code"]) == (5, "E_DISK")
+    assert ended.stderr.startswith("bertx: error[E_DISK]: the disk refused (")

@@ -239,6 +239,9 @@ def _ended(error: BaseException, options: list[str]) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, OSError) and where.filename == click.utils.__file__:  # Click prints --help itself
         return _report(_stdout_lost(error), options)
+    if isinstance(error, ImportError) and not (error.name or "").startswith("bertx"):
+        what = f"a Python package cannot be loaded ({escape(error, 200)})"
+        return _report(LocalProblem("E_PACKAGE", what, "install bertx again: pip install bertx"), options)
     what = f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"  # noqa: PTH119
     return _report(Bug("E_BUG", what, "report it, with what --debug shows"), options)
 

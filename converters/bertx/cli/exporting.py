@@ -13,7 +13,7 @@ from bertx.checkpoint import fetch
 from bertx.cli import emit, emit_json, warn
 from bertx.cli.options import Decorator, Phases, cache_folder, common, fetching
 from bertx.cli.tables import report_table
-from bertx.errors import BertxError
+from bertx.errors import BertxError, escape
 from bertx.formats import ExportOptions
 from bertx.parity.options import VerifyOptions
 from bertx.tokenizer.mecab import DICTIONARIES
@@ -133,4 +133,4 @@ def places(made: api.Export) -> list[str]:
     here = Path.cwd()
     shown = made.folder.relative_to(here) if made.folder.is_relative_to(here) else made.folder
     sizes = {path: made.manifest.listed_bytes(path) for path in made.written}
-    return [f"{shown / path}  {size / 2**20:.1f} MiB" for path, size in sizes.items()]
+    return [f"{escape(shown / path, 4096)}  {size / 2**20:.1f} MiB" for path, size in sizes.items()]

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from bertx.bundle import disk_errors
+from bertx.errors import escape
 from bertx.parity.report import Report
 
 
@@ -21,10 +22,12 @@ def write_junit(report: Report, path: Path) -> None:
     suite = ElementTree.Element("testsuite", {"name": "bertx", **{k: str(v) for k, v in counts.items()}})
     for result in results:
         seconds = f"{result.seconds:.3f}"
-        case = ElementTree.SubElement(suite, "testcase", classname=result.artifact, name=result.runtime, time=seconds)
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=escape(result.artifact), name=escape(result.runtime), time=seconds
+        )
         why = result.cause or result.reason or ""
         if result.verdict != "pass":
             kind = "failure" if result.verdict == "fail" else "error" if result.asked else "skipped"
-            ElementTree.SubElement(case, kind, message="".join(c for c in why if c.isprintable()))
+            ElementTree.SubElement(case, kind, message=escape(why, 10_000))
     with disk_errors():
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import bertx
 from bertx.bundle import disk_errors
+from bertx.errors import escape
 from bertx.parity.report import Report
 
 #: where a bar's limit stands, in percent of its width, and the ratio at which a bar begins
@@ -27,7 +28,9 @@ def page(report: Report) -> str:
     """The page's text, made of the same document that --json prints."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=printable, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"bar": bar, "short": short, "size": size}
     source = resources.files(__package__).joinpath("page.html.jinja").read_text("utf-8")
     document = report.to_json()
@@ -35,6 +38,11 @@ def page(report: Report) -> str:
     words = {"summary": error.message if error else None, "hint": error.hint if error else None}
     made = {"report": document, "bertx": bertx.__version__, "rows": _rows, "told": _told}
     return environment.from_string(source).render(made, **words)
+
+
+def printable(value: Any) -> Any:
+    """A text from outside without control characters; anything else as it is."""
+    return escape(value, 10_000) if type(value) is str else value
 
 
 def bar(ratio: float | None, limit: float) -> float:

@@ -12,6 +12,7 @@ from bertx.errors import escape
 from bertx.parity.compare import Row
 from bertx.parity.report import NOT_READY, Report, Result
 
+_MOST = 10_000  # characters of a line
 _STYLES = {"pass": "green", "fail": "bold red", "not-run": "yellow", "incomplete": "yellow"}
 
 
@@ -26,7 +27,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        drawn.add_row(*(Text(escape(cell, _MOST), style=_STYLES.get(cell, "")) for cell in row))
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     stream = io.StringIO()
     # Into a file or a pipe nothing is cut; a terminal folds what does not fit.
@@ -68,7 +69,7 @@ def report_table(report: Report) -> str:
             f"{report.cases['count']} {report.cases['set']} cases{seed}."
         )
     text.append(f"verdict: {report.verdict}")
-    return "\n".join(text)
+    return "\n".join([text[0], *(escape(line, _MOST) for line in text[1:])])
 
 
 def _unready(result: Result) -> str | None:

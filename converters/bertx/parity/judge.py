@@ -124,7 +124,7 @@ def run_artifact(
 ) -> Run:
     """Runs an artifact in a runner process; `more` is metadata for its cases, `reading` what makes ids of texts.
 
-    Raises LocalProblem where the device was not really used.
+    Raises LocalProblem where the device was not really used, or this machine let the program down.
     """
     with tempfile.TemporaryDirectory(prefix="bertx-") as folder:
         files = (Path(folder) / "cases.safetensors", Path(folder) / "outputs.safetensors")
@@ -145,6 +145,9 @@ def run_artifact(
         facts["instructions"] = instructions() if device == "cpu" else None
         if ended.exit_code == LocalProblem.exit_code and "E_DEVICE" in (ended.reason or ""):
             raise LocalProblem("E_DEVICE", f"{runtime.name}: {ended.reason}", "use --device cpu")
+        refused = process.refusal(ended)
+        if isinstance(refused, LocalProblem):  # a full disk says nothing of the artifact
+            raise refused
         if ended.reason is not None:
             # Who has written answers has computed, and what goes wrong then is a failure.
             return Run(facts, None, ended.reason, None if job.outputs.exists() else process.unsupported(ended))

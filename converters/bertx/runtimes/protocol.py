@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from bertx.bundle import disk_errors
 from bertx.checkpoint.tensors import read_header
 from bertx.ending import leave
 from bertx.errors import BertxError, InputRefused, escape
@@ -113,7 +114,8 @@ def write_cases(
         "dtype": dtype,
         **(more or {}),
     }
-    save_file(flat, path, metadata=metadata)
+    with disk_errors():
+        save_file(flat, path, metadata=metadata)
 
 
 def limit_threads(metadata: Mapping[str, str]) -> None:
@@ -223,16 +225,12 @@ def write_outputs(path: Path, results: Mapping[str, Any], metadata: Mapping[str,
     if all(isinstance(value, np.ndarray) for value in results.values()):
         from safetensors.numpy import save_file as save_arrays
 
-        save_arrays(
-            {name: np.asarray(value, order="C") for name, value in results.items()},
-            path,
-            metadata=dict(metadata),
-        )
+        arrays = {name: np.asarray(value, order="C") for name, value in results.items()}
+        with disk_errors():
+            save_arrays(arrays, path, metadata=dict(metadata))
         return
     from safetensors.torch import save_file
 
-    save_file(
-        {name: value.detach().cpu().contiguous().clone() for name, value in results.items()},
-        path,
-        metadata=dict(metadata),
-    )
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in results.items()}
+    with disk_errors():
+        save_file(tensors, path, metadata=dict(metadata))
