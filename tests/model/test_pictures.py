@@ -147,3 +147,27 @@ def test_a_file_that_fixes_its_batch_is_judged_at_that_batch(
     wrong = bertx.verify(tmp_path / "wrong.onnx", str(source), options=allowed).report
     assert wrong.verdict == "fail"
     assert wrong.results[0].first_bad_part is not None
+
+
+@pytest.mark.parametrize(("family", "verdict"), [("convnext", "pass"), ("vit", "not-run")])
+def test_a_file_that_fixes_another_size_is_judged_at_that_size_where_the_model_takes_it(
+    family: str, verdict: str, tmp_path: Path
+) -> None:
+    folder, path = make(family, tmp_path / family), tmp_path / "model.onnx"
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values: Any) -> Any:
+            more = {"interpolate_pos_encoding": True} if family == "vit" else {}
+            return self.model(pixel_values, **more).logits
+
+    names, moving = {"input_names": ["pixel_values"], "output_names": ["logits"]}, {"pixel_values": {0: "batch"}}
+    picture = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+    torch.onnx.export(Logits(), (picture,), str(path), dynamo=False, opset_version=17, dynamic_axes=moving, **names)
+    options = VerifyOptions(runtimes=("onnxruntime",))
+    (result,) = bertx.verify(path, str(folder), options=options).report.results
+    assert result.verdict == verdict, result

@@ -7,7 +7,8 @@ artifact still takes float32 and converts it itself, so that a program feeds eve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def picture_spec(checkpoint: Checkpoint) -> TensorSpec:
         what = f"config.json states pictures of {escape(numbers)}"
         raise InputRefused("E_CONFIG", what, f"num_channels and image_size are 1 to {_MOST}")
     return TensorSpec(PIXELS, "float32", (BATCH, channels, height, width))
+
+
+def at_size(spec: TensorSpec, stated: TensorSpec, weights: Iterable[str]) -> TensorSpec | None:
+    """The input at the height and width that a file fixes, where these are others; None where the model does not take
+    them: it has learnt where in a picture something is."""
+    shape = stated.shape
+    placed = any(word in name for name in weights for word in ("position", "attention_bias"))
+    whole = all(isinstance(size, int) and 0 < size <= _MOST for size in shape[2:])
+    if placed or not whole or len(shape) != len(spec.shape) or shape[1:2] != spec.shape[1:2]:
+        return None
+    return replace(spec, shape=(*spec.shape[:2], *shape[2:]))
 
 
 def _processor(folder: Path) -> Any:

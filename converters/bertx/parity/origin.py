@@ -20,7 +20,7 @@ from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.tensors import TensorInfo
 from bertx.checkpoint.weights import INDEX, read_file
 from bertx.errors import UsageError, escape
-from bertx.model.pictures import PIXELS, takes_pictures
+from bertx.model.pictures import PIXELS, at_size, takes_pictures
 from bertx.model.tasks import Task
 from bertx.model.wrapper import default_outputs, input_specs
 from bertx.parity import cases as probes
@@ -279,8 +279,17 @@ class Stock(Origin):
     def whole(self, subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
         """Weights that lie alone get the checkpoint's configuration beside them, in a temporary folder."""
         self.texts = text_folder([subject.home for subject in subjects], self.checkpoint)
+        self.inputs = self._sized(subjects)
         with tempfile.TemporaryDirectory(prefix="bertx-") as temporary:
             yield [self._whole(subject, Path(temporary) / str(k)) for k, subject in enumerate(subjects)]
+
+    def _sized(self, subjects: Sequence[Subject]) -> tuple[TensorSpec, ...]:
+        """The inputs; those of an image model at the size that all files fix, where the model takes it."""
+        fixed = {s.signature.inputs[0].shape[2:]: s.signature.inputs[0] for s in subjects if s.signature}
+        if not self.pictures or len(fixed) != 1 or not all(s.signature for s in subjects):
+            return self.inputs
+        other = at_size(self.inputs[0], next(iter(fixed.values())), self.weights)
+        return self.inputs if other is None else (other,)
 
     def _whole(self, subject: Subject, folder: Path) -> Subject:
         beside = subject.path.parent / "config.json"
