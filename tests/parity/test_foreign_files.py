@@ -96,6 +96,14 @@ def test_a_wrong_output_under_another_name_fails(recording: Path, tmp_path: Path
     assert judged(artifact, recording).verdict == "fail"
 
 
+def test_an_extra_output_in_the_place_of_the_tasks_own_is_not_passed_over(recording: Path, tmp_path: Path) -> None:
+    result = judged(draw(tmp_path / "model.onnx", outputs={POOLED: POOLED, "extra": "embeddings"}), recording)
+    assert result.verdict == "not-run"
+    assert result.reason == f"{STATE} is missing, and embeddings, which has its shape, is not it"
+    pooled = judged(draw(tmp_path / "pooled.onnx", outputs={POOLED: POOLED}), recording)
+    assert pooled.verdict == "pass"
+
+
 def test_the_table_says_what_was_fed_and_read(recording: Path, tmp_path: Path) -> None:
     artifact = draw(tmp_path / "model.onnx", inputs={IDS: "x", MASK: MASK, SEGMENT: SEGMENT}, outputs={STATE: "y"})
     text = report_table(report(artifact, recording))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertx.errors import BertxError, LocalProblem, escape
-from bertx.model.tasks import HIDDEN_STATES
+from bertx.model.tasks import HIDDEN_STATES, TASKS
 from bertx.parity import diagnosis
 from bertx.parity.budget import Budget, spend
 from bertx.parity.cases import Case
@@ -240,7 +240,9 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
         reason = f"the recording has no {', '.join(unknown)}"
         return replace(result, verdict="not-run", reason=reason, outputs=outputs, taps=taps, asked=True)
     if all(row.passed for row in (*outputs, *taps)):
-        return replace(result, verdict="pass", outputs=outputs, taps=taps)
+        doubt = _in_doubt(made, bench, named, result.unjudged)
+        judged = replace(result, verdict="pass", outputs=outputs, taps=taps)
+        return replace(judged, verdict="not-run", reason=doubt, asked=True) if doubt else judged
     layers = sorted((row for row in (*outputs, *taps) if row.name.startswith(TAP)), key=lambda row: boundary(row.name))
     layer = diagnosis.first_bad_layer(layers, bench.weights)
     traits = {case.name: case.traits for case in bench.cases}
@@ -248,6 +250,23 @@ def judge_outputs(result: Result, subject: Subject, made: Tensors, bench: Bench)
     evidence = diagnosis.Evidence(inputs, made.arrays, bench.reference.exact.arrays, subject.dtype)
     cause = diagnosis.cause(outputs, taps, traits, layer, evidence)
     return replace(result, outputs=outputs, taps=taps, first_bad_layer=layer, cause=cause)
+
+
+def _in_doubt(made: Tensors, bench: Bench, named: Sequence[str], unjudged: Sequence[str]) -> str | None:
+    """Why the task's own answer cannot be said to be right: it goes by no name, and what may be meant is not it."""
+    task = TASKS.get(bench.task)
+    if task is None or task.torchscript in named or task.torchscript not in bench.specs:
+        return None
+    own, exact = task.torchscript, bench.reference.exact.arrays
+
+    def alike(name: str) -> bool:
+        held = [made.arrays[case.name].get(name) for case in bench.cases]
+        return all(
+            a is not None and a.shape == exact[c.name][own].shape for a, c in zip(held, bench.cases, strict=True)
+        )
+
+    meant = next((name for name in unjudged if alike(name)), None)
+    return None if meant is None else f"{own} is missing, and {escape(meant, 60)}, which has its shape, is not it"
 
 
 def _budgeted(result: Result, subject: Subject, outputs: tuple[Row, ...], taps: tuple[Row, ...]) -> Result:
