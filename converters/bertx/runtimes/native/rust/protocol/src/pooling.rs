@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{Case, Output};
+use crate::{Case, Output, Unsupported};
 
 /// How a folder makes an embedding.
 pub struct Embedding {
@@ -21,7 +21,7 @@ enum Pooling {
 }
 
 impl Embedding {
-    /// Reads modules.json and what it names. Modules other than one of these poolings and Normalize are refused.
+    /// Reads modules.json and what it names. Modules other than one of these poolings and Normalize are unsupported.
     pub fn read(folder: &Path) -> Result<Self> {
         let modules = json(&folder.join("modules.json"))?;
         let (mut pooling, mut normalize) = (None, false);
@@ -33,7 +33,7 @@ impl Embedding {
                     pooling = Some(Pooling::read(&json(&place.join("config.json"))?)?);
                 }
                 "Normalize" => normalize = true,
-                _ => bail!("the module {kind} of modules.json is not known here"),
+                _ => return Err(Unsupported::new(format!("the module {kind} of modules.json is not known here")).into()),
             }
         }
         Ok(Self { pooling: pooling.context("modules.json has no pooling")?, normalize })
@@ -67,10 +67,14 @@ impl Pooling {
             ("pooling_mode_max_tokens", "max", Self::Max),
         ];
         let others = ["pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"];
-        let mut chosen = known.into_iter().filter(|(key, name, _)| on(key) || config["pooling_mode"] == *name);
+        // A name, or a list of names, as sentence-transformers writes it today.
+        let stated = &config["pooling_mode"];
+        let listed = stated.as_array().map_or(std::slice::from_ref(stated), Vec::as_slice);
+        let alone = listed.len() == 1;
+        let mut chosen = known.into_iter().filter(|(key, name, _)| on(key) || listed.contains(&Value::from(*name)));
         match (chosen.next(), chosen.next()) {
-            (Some((_, _, one)), None) if !others.iter().any(|key| on(key)) => Ok(one),
-            _ => bail!("only mean, cls or max pooling is known here"),
+            (Some((_, _, one)), None) if alone && !others.iter().any(|key| on(key)) => Ok(one),
+            _ => Err(Unsupported::new("only mean, cls or max pooling is known here").into()),
         }
     }
 
