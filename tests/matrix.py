@@ -103,24 +103,17 @@ def checkpoint(kind: Kind, folder: Path) -> Path:
 def looked_at(kind: Kind, form: str, source: Path, cache: Path) -> list[Cell]:
     """What came of one artifact in every program that reads its format."""
     facts, options = (kind.family, kind.task, kind.dtype, form), VerifyOptions(cache=cache)
+    wanted = [(form, ExportOptions(dtype=None if form == "safetensors" else kind.dtype))]
+    bundle = source.with_name("bundle")
     try:
-        report = export(
-            open_folder(source),
-            [(form, ExportOptions(dtype=None if form == "safetensors" else kind.dtype))],
-            source.with_name("bundle"),
-            task=kind.task,
-            verify=options,
-            force=True,
-        ).report
+        report = export(open_folder(source), wanted, bundle, task=kind.task, verify=options, force=True).report
+        if form == "safetensors":
+            # An export holds the bytes of weights against those of the checkpoint, and runs nothing.
+            report = verify(bundle / "model.safetensors", source, task=kind.task, options=options).report
     except BertxError as error:
         if error.report is None:
             return [Cell(*facts, "-", "refused", f"{error.code}: {error.message}")]
         report = error.report
-    if form == "safetensors":
-        # An export holds the bytes of weights against those of the checkpoint, and runs nothing.
-        report = verify(
-            source.with_name("bundle") / "model.safetensors", source, task=kind.task, options=options
-        ).report
     return [
         Cell(*facts, each.runtime, each.verdict, each.cause or each.reason or "")
         for each in report.results
@@ -192,7 +185,7 @@ def _reasons(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         if cell.verdict != "pass":
             # What follows names the family or the case that it was seen with.
-            reason = re.split(r"; |, and |: case ", cell.reason)[0].removeprefix(f"not supported: {cell.program}: ")
+            reason = re.split(r"; |, and |: case ", cell.reason)[0].replace(cell.program, "it")
             why.setdefault((cell.verdict, reason), []).append(cell)
     return [
         f"- {verdict}: {several(f'`{c.program}`' if c.program != '-' else c.format for c in found)}, "

@@ -28,7 +28,7 @@ def test_a_failure_has_a_row_a_column_and_a_reason() -> None:
     found = lines([*fine, cell("mpnet", "tract", "fail", reason="exit 1: tract: case holes: no")])
     assert found[0] == "| what | onnx: `tract` | onnx: `rten` |"
     assert "| feature-extraction: mpnet | fail | pass |" in found
-    assert found[-1] == "- fail: `tract`, feature-extraction: mpnet: exit 1: tract"
+    assert found[-1] == "- fail: `tract`, feature-extraction: mpnet: exit 1: it"
 
 
 def test_what_was_not_looked_at_is_no_pass() -> None:
