@@ -34,8 +34,8 @@ class LibTorch : public Model {
   void open(const Task& task) override {
     if (task.threads > 0) at::set_num_threads(task.threads);
     device_ = device_named(task.device);
+    // As it was saved, without eval(): a program that does not call it either gets the same.
     module_ = torch::jit::load(task.artifact, device_);
-    module_.eval();
     for (const auto& parameter : module_.named_parameters())
       if (parameter.value.is_floating_point() && named(parameter.value.scalar_type()) != task.dtype)
         throw std::runtime_error(parameter.name + " is " + named(parameter.value.scalar_type()) + " where " + task.dtype + " is claimed");

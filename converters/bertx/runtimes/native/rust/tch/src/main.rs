@@ -13,8 +13,8 @@ struct Tch {
 impl Runner for Tch {
     fn open(arguments: &Arguments, cases: &Cases) -> Result<Self> {
         tch::set_num_threads(i32::try_from(cases.threads)?);
-        let mut module = CModule::load_on_device(&arguments.artifact, Device::Cpu)?;
-        module.f_set_eval()?;
+        // As it was saved, without set_eval(): a program that does not call it either gets the same.
+        let module = CModule::load_on_device(&arguments.artifact, Device::Cpu)?;
         for (name, parameter) in module.named_parameters()? {
             let kind = parameter.kind();
             let right = !parameter.is_floating_point() || kind == Kind::Float;
