@@ -130,6 +130,11 @@ class Terminated(BertxError):
     exit_code = 143
 
 
+def is_unicode(text: str) -> bool:
+    """Python reads a file name of other bytes into lone surrogates, which JSON cannot hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def escape(text: object, limit: int = 300) -> str:
     """One printable line of at most `limit` characters from text that came from outside."""
     raw = str(text)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from bertx.errors import Bug, InputRefused, escape
+from bertx.errors import Bug, InputRefused, escape, is_unicode
 from bertx.signature import Signature
 
 NAME = "bertx.json"
@@ -369,11 +369,6 @@ def _signature(value: Any, where: str) -> Signature | None:
     if signature.to_json() != value or any(isinstance(size, bool) for size in sizes):
         raise _refuse(f"{where} is malformed")
     return signature
-
-
-def is_unicode(text: str) -> bool:
-    """Python reads a file name of other bytes into lone surrogates, which JSON cannot hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_absolute(path: str) -> bool:

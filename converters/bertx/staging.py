@@ -13,7 +13,7 @@ from bertx import __version__, exchange
 from bertx.background import Background
 from bertx.checkpoint import Checkpoint
 from bertx.checkpoint.config import dumps
-from bertx.errors import InputRefused, UsageError, escape
+from bertx.errors import InputRefused, UsageError, escape, is_unicode
 from bertx.manifest import ArtifactEntry, FileEntry, Manifest, Source, TokenizerEntry
 from bertx.model.tasks import Task
 from bertx.runtimes.process import Limits
@@ -78,7 +78,7 @@ class Begun:
 @contextmanager
 def begin(source: Checkpoint, task: Task, folder: Path, force: bool, dictionary: str | None = None) -> Iterator[Begun]:
     """Stages a bundle. Refuses before any work what cannot be done."""
-    if not manifests.is_unicode(f"{source.source}{source.folder}"):
+    if not is_unicode(f"{source.source}{source.folder}"):
         what = f"the path {escape(source.source)} is not UTF-8, so that bertx.json could not name it"
         raise UsageError("E_USAGE", what, "rename the folder")
     origin = Background(lambda: _origin(source, folder))

@@ -18,7 +18,7 @@ import bertx.bundle as bundle
 from bertx.answers import ANSWERS, Answer, Question, Row, to_json
 from bertx.checkpoint import open_folder
 from bertx.checkpoint.config import Config, read_config
-from bertx.errors import BertxError, InputRefused, LocalProblem, UsageError, escape
+from bertx.errors import BertxError, InputRefused, LocalProblem, UsageError, escape, is_unicode
 from bertx.formats import format_of
 from bertx.manifest import ArtifactEntry
 from bertx.model.wrapper import input_names
@@ -176,7 +176,7 @@ def choose(found: Sequence[Candidate], task: str, where: str, options: TryOption
 def prepare(texts: Sequence[str], task: str, tokenizer: Tokenizer, config: Config, top: int) -> Question:
     """Texts as the model gets them, cut at its longest. Raises UsageError where they do not fit the task."""
     for k, text in enumerate(texts, 1):
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if not is_unicode(text):
             raise UsageError("E_USAGE", f"text {k} is not UTF-8", "give it in UTF-8")
     longest = _longest(tokenizer, config)
     if task in _PAIRS:

@@ -52,17 +52,17 @@ class ReadBack:
 
     def _compare(self) -> str:
         free: SimpleQueue[bytearray] = SimpleQueue()
-        compared: SimpleQueue[bytes | bytearray] = SimpleQueue()
+        compared: SimpleQueue[tuple[bytearray, int]] = SimpleQueue()
         for _ in range(_BUFFERS):
             free.put(bytearray(CHUNK))
         digest = Background(lambda: _digest(compared, free))
         try:
             self._follow(free, compared)
         finally:
-            compared.put(b"")
+            compared.put((bytearray(), 0))
         return digest.result()
 
-    def _follow(self, free: SimpleQueue[bytearray], compared: SimpleQueue[bytes | bytearray]) -> None:
+    def _follow(self, free: SimpleQueue[bytearray], compared: SimpleQueue[tuple[bytearray, int]]) -> None:
         """Compares what is in the file so far, until all of it is there, and hands it on."""
         pieces = self._pieces()
         unread = 0
@@ -78,12 +78,10 @@ class ReadBack:
                 buffer = free.get()
                 count = handle.readinto(memoryview(buffer)[: len(piece)])
                 # A bytearray compares with a view at the speed of memory, a view with a view byte by byte.
-                held: Any = buffer if count == CHUNK else bytes(buffer[:count])
+                held: Any = buffer if count == CHUNK else buffer[:count]
                 if not piece or held != piece:
                     raise differs(self._file, what)
-                compared.put(held)
-                if held is not buffer:
-                    free.put(buffer)
+                compared.put((buffer, count))
                 unread -= len(piece)
             if next(pieces, None) is not None or handle.read(1):
                 raise differs(self._file, "its end")
@@ -98,13 +96,13 @@ class ReadBack:
                 yield what, data[at : at + CHUNK]
 
 
-def _digest(compared: SimpleQueue[bytes | bytearray], free: SimpleQueue[bytearray]) -> str:
-    """The hash of all pieces up to an empty one. Buffers are given back."""
+def _digest(compared: SimpleQueue[tuple[bytearray, int]], free: SimpleQueue[bytearray]) -> str:
+    """The hash of what so many bytes of each buffer hold, up to one with none. Buffers are given back."""
     digest = hashlib.sha256()
-    while piece := compared.get():
-        digest.update(piece)
-        if isinstance(piece, bytearray):
-            free.put(piece)
+    while (each := compared.get())[1]:
+        buffer, count = each
+        digest.update(memoryview(buffer)[:count])
+        free.put(buffer)
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from bertx.ending import leave
-from bertx.errors import BertxError, Bug, Interrupted, LocalProblem, Terminated, UsageError, escape
+from bertx.errors import BertxError, Bug, Interrupted, LocalProblem, Terminated, UsageError, escape, is_unicode
 
 #: command -> (module, function, what --help says); in the order in which people use them
 COMMANDS = {
@@ -127,7 +127,7 @@ def emit_json(document: Any) -> None:
     """Writes the one JSON document of --json, in UTF-8: in ASCII where standard output or a path is in no UTF-8."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     encoding = sys.stdout.encoding.lower() if sys.stdout is not None else ""
-    plain = encoding in ("utf-8", "utf8") and not any("\ud800" <= character <= "\udfff" for character in text)
+    plain = encoding in ("utf-8", "utf8") and is_unicode(text)
     emit(text if plain else json.dumps(document, indent=2, allow_nan=False))
 
 

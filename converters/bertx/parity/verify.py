@@ -127,8 +127,11 @@ def verify_subjects(
 
             results = dissected(results, probe)
             held = {asked: _held_ids(cases) for asked, cases in questions.items()}
-            unseen = [job.subject for job in jobs if not beside[job.subject].result().ids_seen(
-                held[job.asked], read.get(job.subject))]  # fmt: skip
+
+            def seen(job: Job) -> bool:
+                return beside[job.subject].result().ids_seen(held[job.asked], read.get(job.subject))
+
+            unseen = [job.subject for job in jobs if not seen(job)]
             results = _every_id(results, jobs, unseen, benches, setting)
         if options.latency:
             alone = replace(setting, limits=options.limits())
@@ -171,8 +174,7 @@ def _run(
     specs = job.binding.fed(job.subject.signature, setting.origin.inputs)
     fed = [replace(case, inputs=filled(case.inputs, job.binding, specs)) for case in cases]
     signature, task = Signature(specs, ()), setting.origin.task
-    told = {lookups.KEY: job.binding.ids, **(more or {})} if job.binding.ids else more
-    return run_artifact(job.subject, job.runtime, setting.where, fed, signature, task, setting.limits, told, reading)
+    return run_artifact(job.subject, job.runtime, setting.where, fed, signature, task, setting.limits, more, reading)
 
 
 def _held_ids(cases: Sequence[Case]) -> frozenset[int]:
@@ -181,10 +183,11 @@ def _held_ids(cases: Sequence[Case]) -> frozenset[int]:
 
 
 def _run_with_texts(job: Job, cases: Sequence[Case], said: Spoken | None, setting: _Setting) -> Run:
-    """Runs an artifact on the cases, and on texts where its runtime takes them."""
+    """Runs an artifact on the cases, and on texts where its runtime takes them; asks where its ids go."""
+    asked = {lookups.KEY: job.binding.ids} if job.binding.ids else {}
     if said is None or not isinstance(job.reading, Reading):
-        return _run(job, cases, setting)
-    return _run(job, [*cases, *said.blank], setting, said.metadata, job.reading)
+        return _run(job, cases, setting, asked)
+    return _run(job, [*cases, *said.blank], setting, {**asked, **said.metadata}, job.reading)
 
 
 def _with_texts(result: Result, ran: Run, job: Job, said: Spoken | None, bench: Bench | None) -> Result:
