@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from bertx.errors import InputRefused
-from bertx.onnx_header import MAX_TEXT, read_onnx_header
+from bertx.onnx_header import read_onnx_header
+from bertx.protobuf import MAX_TEXT
 from bertx.signature import TensorSpec
 
 KINDS = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT64]

@@ -12,6 +12,7 @@ import pytest
 from sentencepieces import KINDS, checkpoint, texts
 from tokenizers import Tokenizer
 
+from bertx.protobuf import opened
 from bertx.runtimes.process import Limits
 from bertx.tokenizer.pieces import beside
 from bertx.tokenizer.writer import Made, make, plan
@@ -136,14 +137,35 @@ def test_such_a_checkpoint_is_exported_and_verified(
 
 
 def test_a_model_that_is_cut_is_refused(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Between two pieces, too, where what is left is protobuf still, and a model to those who read it."""
+    from sentencepiece import SentencePieceProcessor
+
     from bertx.errors import InputRefused
 
     source = tmp_path / "cut"
     shutil.copytree(folder("xlm-roberta"), source)
     model = source / KINDS["xlm-roberta"][0]
-    model.write_bytes(model.read_bytes()[:5000])
-    planned = plan(source)
-    assert planned is not None
-    with pytest.raises(InputRefused) as caught:
-        make(planned, Limits())
-    assert caught.value.code == "E_TOKENIZER"
+    with opened(model) as (reader, whole):
+        ends = [(field.number, field.end) for field in reader.fields(whole)]
+    data = model.read_bytes()
+    pieces = [end for number, end in ends if number == 1]
+    trained = max(end for number, end in ends if number == 2)
+    for end, told in (
+        (pieces[500], "no trainer's settings and no rules"),
+        (pieces[500] - 3, "cut short"),
+        (trained, "no rules of how texts are normalised"),
+        (0, "no pieces"),
+    ):
+        model.write_bytes(data[:end])
+        with pytest.raises(InputRefused, match=told) as caught:
+            plan(source)
+        assert caught.value.code == "E_TOKENIZER"
+    model.write_bytes(data[: pieces[500]])
+    assert SentencePieceProcessor(model_file=str(model)).get_piece_size() == 501
+
+
+def test_a_model_is_not_asked_for_where_there_is_a_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(b"")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", "utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "vocab_size": 6}', "utf-8")
+    assert plan(tmp_path) is not None

@@ -1,4 +1,4 @@
-"""What the sentencepiece library makes of texts, beside what transformers makes of the same model's pieces.
+"""SentencePiece models: whether one is whole, and what its library makes of texts, beside what transformers makes.
 
 transformers builds its tokenizers anew of the pieces, and divides some texts otherwise than the library that they were
 trained with. So what a model was trained on depends on who trained it, and with which version. docs/tokenizers.md says
@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertx.errors import InputRefused, escape
+from bertx.protobuf import opened
+
+#: fields of sentencepiece.ModelProto, in the order in which a model has them: after its pieces, how it was trained and
+#: how it normalises texts (https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto)
+_PARTS = {1: "pieces", 2: "trainer's settings", 3: "rules of how texts are normalised"}
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -20,6 +27,24 @@ class Beside:
 
     texts: int
     otherwise: tuple[str, ...]
+
+
+def check_whole(model: Path) -> None:
+    """Raises InputRefused(E_TOKENIZER) where a model was cut short.
+
+    A file that ends between two pieces is protobuf still, and its library and transformers read it without a word;
+    then the pieces that are lost are unknown tokens. What follows the pieces tells.
+    """
+    try:
+        with opened(model) as (reader, whole):
+            found = {field.number for field in reader.fields(whole)}
+        lost = [name for number, name in _PARTS.items() if number not in found]
+        problem = f"it has no {' and no '.join(lost)}" if lost else None
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        what = f"{escape(model.name)} is no SentencePiece model, or was cut short: {escape(problem)}"
+        raise InputRefused("E_TOKENIZER", what, "download it again")
 
 
 def beside(model: Path, loaded: Any, texts: Sequence[str]) -> Beside:

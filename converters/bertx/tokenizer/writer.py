@@ -21,6 +21,7 @@ from bertx.runtimes.process import Limits
 from bertx.tokenizer import Tokenizer, contract_in, golden, opened, stock, text_of
 from bertx.tokenizer.golden import Golden
 from bertx.tokenizer.mecab import Contract
+from bertx.tokenizer.pieces import check_whole
 from bertx.tokenizer.plain import is_plain
 from bertx.tokenizer.settings import (
     CONFIG,
@@ -88,12 +89,14 @@ def plan(folder: Path, dictionary: str | None = None) -> Plan | None:
 
 
 def _check_sentencepiece(folder: Path) -> None:
-    """Raises LocalProblem where a model of SentencePiece is all there is and the package that reads it is not here."""
+    """Checks that a SentencePiece model is whole, and that its package is here, where it is all that there is."""
     model = next(iter(sorted(folder.glob("*.model"))), None)
-    others = any((folder / name).is_file() for name in (TOKENIZER, *VOCABULARIES))
-    if model is not None and not others and importlib.util.find_spec("sentencepiece") is None:
+    if model is None or any((folder / name).is_file() for name in (TOKENIZER, *VOCABULARIES)):
+        return
+    if importlib.util.find_spec("sentencepiece") is None:
         what = f"the tokenizer is {escape(model.name)} alone, which needs the package sentencepiece"
         raise LocalProblem("E_PACKAGE", what, "pip install 'bertx[sentencepiece]', or put tokenizer.json beside it")
+    check_whole(model)
 
 
 def make(planned: Plan, limits: Limits, cache: Path | None = None) -> Made:
