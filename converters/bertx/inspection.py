@@ -7,7 +7,6 @@ found.to_json()  # bertx.inspect/1
 from __future__ import annotations
 
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from bertx.checkpoint import Checkpoint, FetchOptions, fetch
 from bertx.checkpoint.config import MAX_CONFIG_BYTES, locate, parse_json, read_bounded, read_config
 from bertx.checkpoint.tensors import dtypes, parameters
 from bertx.checkpoint.weights import read_file
-from bertx.errors import InputRefused, UsageError, escape
+from bertx.errors import UsageError, escape
 from bertx.formats import format_of
+from bertx.formats.torchscript import opened
 from bertx.manifest import ArtifactEntry, Manifest
 from bertx.model.tasks import resolve_task
 from bertx.model.wrapper import default_outputs, input_names
@@ -321,11 +321,8 @@ def _torchscript(path: Path) -> FileFacts:
     leaf = format_of(path)
     assert leaf is not None
     found = leaf.contents(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputRefused("E_FORMAT", f"{escape(path.name)} is no TorchScript file", "export it again") from error
+    with opened(path) as archive:
+        names = archive.namelist()
     stored = [name for name in names if re.search(r"/(data|constants)/\d+$", name)]
     facts = {"torchscript": any("/code/" in name for name in names), "bertx": found.facts.get("bertx")}
     weights = Weights(len(stored), None, None)

@@ -118,3 +118,19 @@ def test_a_model_that_cannot_be_traced_is_refused_and_nothing_is_written(tmp_pat
 )
 def test_its_name_says_dtype_and_output(options: ExportOptions, name: str) -> None:
     assert format_named("torchscript").file_name(options) == name
+
+
+def test_a_damaged_member_is_a_refusal(plain: tuple[Path, Written], tmp_path: Path) -> None:
+    """A deflated one is no zip to zlib, which has an exception of its own."""
+    path = tmp_path / "damaged.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in records(plain[0]).items():
+            file.writestr(name, data)
+        member = next(m for m in file.infolist() if m.filename.endswith("/extra/bertx.json"))
+    content = bytearray(path.read_bytes())
+    begin = member.header_offset + 30 + len(member.filename)
+    content[begin : begin + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(InputRefused, match="is no TorchScript file") as caught:
+        format_named("torchscript").contents(path)
+    assert caught.value.code == "E_FORMAT"

@@ -10,6 +10,9 @@ import json
 import re
 import warnings
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +93,17 @@ class TorchScript(Format):
         )
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive that a file is. Whatever reading it raises is an InputRefused("E_FORMAT")."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        what = f"{escape(path.name)} is no TorchScript file: {escape(error)}"
+        raise InputRefused("E_FORMAT", what, "export it again") from error
+
+
 def arguments(path: Path) -> tuple[str, ...] | None:
     """The tensors that a file's forward takes, read off the archive's code as text; None where it does not tell.
 
@@ -97,33 +111,24 @@ def arguments(path: Path) -> tuple[str, ...] | None:
     (torch/csrc/jit/serialization). Nothing is unpickled.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            data = next(
-                m for m in archive.infolist() if m.filename.count("/") == 1 and m.filename.endswith("/data.pkl")
-            )
-            with archive.open(data) as stream:
+        with opened(path) as archive:
+            found = [m for m in archive.infolist() if m.filename.count("/") == 1 and m.filename.endswith("/data.pkl")]
+            if not found:
+                return None
+            with archive.open(found[0]) as stream:
                 first = re.match(rb"\x80.c([\w.]+)\n(\w+)\n", stream.read(_MOST_NAME), re.DOTALL)
             if first is None:
                 return None
-            folder, module, name = data.filename.partition("/")[0], first[1].decode(), first[2].decode()
+            folder, module, name = found[0].filename.partition("/")[0], first[1].decode(), first[2].decode()
             code = archive.getinfo(f"{folder}/code/{module.replace('.', '/')}.py")
             if code.file_size > _MOST_EXTRA:
                 return None
             text = archive.read(code).decode("utf-8", "replace")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        StopIteration,
-        zipfile.BadZipFile,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ):
+    except InputRefused:
         return None
     body = text.partition(f"class {name}(Module):")[2].partition("\nclass ")[0]
-    found = re.search(r"def forward\(self[^,()]*,([^()]*)\)", body)
-    parts = [part.partition(":") for part in found[1].split(",")] if found else []
+    forward = re.search(r"def forward\(self[^,()]*,([^()]*)\)", body)
+    parts = [part.partition(":") for part in forward[1].split(",")] if forward else []
     if not parts or any(kind.strip() != "Tensor" for _, _, kind in parts):
         return None
     return tuple(argument.strip() for argument, _, _ in parts)
@@ -131,18 +136,13 @@ def arguments(path: Path) -> tuple[str, ...] | None:
 
 def _extra(path: Path) -> dict[str, Any] | None:
     """What bertx wrote into the archive, None for a file from elsewhere. Reads the zip only: no code runs."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = next((m for m in archive.infolist() if m.filename.endswith(f"/extra/{EXTRA}")), None)
-            if member is None:
-                return None
-            if member.file_size > _MOST_EXTRA:
-                raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again")
-            document = json.loads(archive.read(member))
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputRefused(
-            "E_FORMAT", f"{escape(path.name)} is no TorchScript file: {escape(error)}", "export it again"
-        ) from error
+    with opened(path) as archive:
+        member = next((m for m in archive.infolist() if m.filename.endswith(f"/extra/{EXTRA}")), None)
+        if member is None:
+            return None
+        if member.file_size > _MOST_EXTRA:
+            raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is too large", "export it again")
+        document = json.loads(archive.read(member))
     if not isinstance(document, dict):
         raise InputRefused("E_FORMAT", f"{escape(path.name)}: {EXTRA} is malformed", "export it again")
     return document

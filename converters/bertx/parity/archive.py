@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bertx.errors import InputRefused, escape
+from bertx.formats.torchscript import opened
 
 #: bytes of a pickle that are read, and how deep modules lie in one another
 MOST_PICKLE = 64 * 2**20
@@ -185,16 +186,12 @@ def _reader(path: Path, member: str, tensor: _Tensor) -> Callable[[], bytes]:
         assert tensor.storage is not None
         size = _SIZES[tensor.storage.code]
         begin, count = tensor.offset * size, math.prod(tensor.shape) * size
-        try:
-            with zipfile.ZipFile(path) as archive:
-                whole = archive.getinfo(member).file_size
-                if begin + count > whole:
-                    raise ValueError(f"{member} holds {whole} bytes, a tensor needs {begin + count}")
-                with archive.open(member) as stream:
-                    stream.seek(begin)
-                    return stream.read(count)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            what = f"{escape(path.name)}: a tensor cannot be read: {escape(error)}"
-            raise InputRefused("E_FORMAT", what, "export it again") from error
+        with opened(path) as archive:
+            whole = archive.getinfo(member).file_size
+            if begin + count > whole:
+                raise ValueError(f"{member} holds {whole} bytes, a tensor needs {begin + count}")
+            with archive.open(member) as stream:
+                stream.seek(begin)
+                return stream.read(count)
 
     return read
