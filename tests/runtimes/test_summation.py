@@ -49,6 +49,14 @@ def in_blocks(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return total
 
 
+def in_short_blocks(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Sixteen sums side by side, as in one register, and then their sum in halves: a product with few rows."""
+    lanes = [one_by_one(left[:, k::16], right[k::16]) for k in range(16)]
+    while len(lanes) > 1:
+        lanes = [one + other for one, other in zip(lanes[::2], lanes[1::2], strict=True)]
+    return lanes[0]
+
+
 def ratio(products: int) -> float:
     """How many times the error of blocks the error of one running sum is."""
     left, right = factors(16, products, 64)
@@ -64,6 +72,17 @@ def test_one_running_sum_rounds_more_by_the_root_of_the_number_of_blocks(product
 
 def test_sums_as_long_as_those_of_the_guides_need_the_allowance_and_have_enough_of_it() -> None:
     assert RMS_LIMIT < ratio(3072) < RMS_LIMIT * TRACT.allowance
+
+
+@pytest.mark.parametrize("products", [1536, 2048])
+def test_sums_of_one_sign_need_more_of_it(products: int) -> None:
+    """The sum grows all the way, and what is added late loses most: behind a ReLU, say. Sums side by side do not."""
+    left, right = (abs(each) for each in factors(64, products, 64))
+    exact = left.astype(np.float64) @ right.astype(np.float64)
+    unit = 2.0 ** (math.floor(math.log2(np.sqrt(np.mean(exact**2)))) - 23)
+    apart = np.sqrt(np.mean((one_by_one(left, right) - exact) ** 2)) / unit
+    assert 2 * RMS_LIMIT < apart < RMS_LIMIT * TRACT.allowance
+    assert np.sqrt(np.mean((in_short_blocks(left, right) - exact) ** 2)) < unit
 
 
 def test_no_other_runtime_has_an_allowance() -> None:
