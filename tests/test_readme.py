@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from bertx.runtimes import registry
 from japanese import COMMANDS
 from program import ROOT, Ran
 
@@ -26,11 +27,18 @@ def shown(begin: str) -> str:
 
 
 def shape(text: str) -> list[str]:
-    """Lines with figures, rules, runs of spaces and the places that are worst on this machine made alike."""
+    """Lines with figures, rules, runs of spaces, places that are worst here and what this machine lacks made alike."""
     plain = re.sub(r"last_hidden_state|sentence_embedding  |pooler_output|hidden_states\.\d+", "OUTPUT", text)
     plain = re.sub(r"in case [\w-]+", "in case CASE", plain)
     plain = re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", plain)
+    plain = re.sub(r"not ready here.*", lambda found: _names(found[0]), plain)
     return [re.sub(r"\s+", " ", re.sub("─+", "─", line)).strip() for line in plain.splitlines() if line.strip()]
+
+
+def _names(line: str) -> str:
+    """The runtimes that are not ready, without what each lacks: one machine has no browser, another no compiler."""
+    words = set(re.split(r"[,;: ]+", line))
+    return f"not ready here: {sorted(name for name in registry() if name in words)}"
 
 
 def test_the_first_commands_are_those_that_are_run_on_the_japanese_checkpoint() -> None:
