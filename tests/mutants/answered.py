@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -50,7 +50,10 @@ def nan_where_masked(g: Graph) -> None:
 def element_wrong(g: Graph) -> None:
     """One number of the answer is wrong, at the second token of each row."""
     name = g.model.graph.output[0].name
-    bump = np.zeros(int(g.stand.broad.specs[name].shape[-1]), np.float32)
+    size = g.stand.broad.specs[name].shape[-1]
+    if not isinstance(size, int):
+        raise Inapplicable("one number for each token")
+    bump = np.zeros(size, np.float32)
     bump[1] = 1e-3
     g.after(name, lambda value: g.add("Add", value, g.constant(bump)))
 
@@ -122,5 +125,51 @@ FAULTS: Mapping[str, Mapping[str, Change]] = {
         "tap-in-the-place-of-the-output": _tap_instead,
         "constant-output": constant_output,
         "output-scaled-by-1.0001": outputs(lambda g, v: g.add("Mul", v, number(g, 1.0001))),
+    },
+}
+
+
+def _spans(build: Callable[[Graph, str, str], tuple[str, str]]) -> Change:
+    """Other starts and ends than those of a question's answer."""
+
+    def change(g: Graph) -> None:
+        names = [output.name for output in g.model.graph.output]
+        if names != ["start_logits", "end_logits"]:
+            raise Inapplicable("no starts and ends")
+        inner = []
+        for name in names:
+            producer = g.producer(name)
+            inner.append(f"right.{name}")
+            producer.output[list(producer.output).index(name)] = inner[-1]
+        for name, value in zip(names, build(g, *inner), strict=True):
+            g.add("Identity", value, to=name)
+
+    return change
+
+
+def _later(g: Graph, value: str) -> str:
+    """Scores moved by one token: those of the first token go last."""
+    first = g.add("Slice", value, *(g.constant([k], np.int64) for k in (0, 1, 1)))
+    rest = g.add("Slice", value, *(g.constant([k], np.int64) for k in (1, 2**31 - 1, 1)))
+    return g.add("Concat", rest, first, axis=1)
+
+
+def _of_text(g: Graph, value: str) -> str:
+    """Scores of the second segment alone, the question's as low as can be."""
+    question = g.cast(g.add("Sub", g.constant(1, np.int64), "token_type_ids"), 1)
+    return g.add("Sub", value, g.add("Mul", question, number(g, 1e4)))
+
+
+#: the same for starts and ends of answers
+SPANS: Mapping[str, Mapping[str, Change]] = {
+    "starts and ends": {
+        "start-and-end-exchanged": _spans(lambda g, start, end: (end, start)),
+        "end-is-start": _spans(lambda g, start, end: (start, start)),
+        "end-one-token-late": _spans(lambda g, start, end: (start, _later(g, end))),
+        "scores-as-probabilities": _spans(
+            lambda g, start, end: (g.add("Softmax", start, axis=-1), g.add("Softmax", end, axis=-1))
+        ),
+        "scores-of-the-text-alone": _spans(lambda g, start, end: (start, _of_text(g, end))),
+        "scores-centred": _spans(lambda g, start, end: (g.add("Sub", start, g.add("ReduceMean", start)), end)),
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from mutants import answered, changed, computed, fed, mapped, odd, remembered, reported, weighed
+from mutants import answered, changed, computed, fed, mapped, odd, remembered, reported, rotated, weighed
 from mutants.graph import Array, edit
 from mutants.stands import PLANS
 from mutants.trial import Mutant
@@ -67,6 +67,13 @@ def _wrong(stand: str) -> Iterator[Mutant]:
     for fault, poolings in changed.POOLED.items():
         for name, pooled in poolings.items():
             yield Mutant(name, fault, stand, "torchscript", pooled("torchscript"))
+    for fault, modules in rotated.FAULTS.items() if stand == "modernbert" else ():
+        for name, module in modules.items():
+            yield Mutant(name, fault, stand, "onnx", changed.export("onnx", module))
+            yield Mutant(name, fault, stand, "torchscript", changed.export("torchscript", module))
+    for fault, changes in answered.SPANS.items() if stand == "bert-answers" else ():
+        for name, change in changes.items():
+            yield Mutant(name, fault, stand, "onnx", edit(change))
     if stand == "distilbert-classifier":
         module = changed.FAULTS["activation"]["module-tanh-gelu"]
         yield Mutant("module-tanh-gelu", "activation", stand, "onnx", changed.export("onnx", module))

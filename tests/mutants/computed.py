@@ -167,7 +167,8 @@ def norm_without_mean(g: Graph) -> None:
 
     def build(_: str) -> str:
         root = g.add("Sqrt", g.add("ReduceMean", g.add("Mul", x, x), axis, keepdims=1))
-        return g.add("Add", g.add("Mul", g.add("Div", x, root), node.input[1]), node.input[2])
+        scaled = g.add("Mul", g.add("Div", x, root), node.input[1])
+        return g.add("Add", scaled, node.input[2]) if len(node.input) > 2 else scaled
 
     g.after(node.output[0], build)
 

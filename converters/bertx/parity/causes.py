@@ -133,6 +133,19 @@ def _other_layer(found: Findings) -> str | None:
     return None
 
 
+def _other_output(found: Findings) -> str | None:
+    """An output that is what another should be: starts and ends of answers exchanged."""
+    if not found.evidence:
+        return None
+    names = [name for name in next(iter(found.evidence.exact.values())) if not name.startswith(TAP)]
+    for row in (each for each in found.rows if each.name in names):
+        for name in names:
+            pairs = [(case, made) for case, made, _ in found.pairs(row.name)] if name != row.name else []
+            if pairs and all(_is(found, case, made, name) for case, made in pairs):
+                return f"{row.name} is what {name} should be"
+    return None
+
+
 def _is(found: Findings, case: str, made: Array, name: str) -> bool:
     exact = found.evidence.exact[case].get(name) if found.evidence else None
     return exact is not None and _close(_valid(found, case, made), _valid(found, case, exact))
@@ -153,6 +166,8 @@ def _scaled(found: Findings) -> str | None:
 
     for row in (each for each in found.rows if not each.name.startswith(TAP)):
         pairs = [(made, exact) for _, made, exact in found.pairs(row.name) if made.ndim == 2 and made.shape[1] > 2]
+        if len({made.shape[1] for made, _ in pairs}) > 1:
+            continue  # a number for each token, and not a vector for each row
         made, exact = (np.concatenate([p[k] for p in pairs]) if pairs else np.zeros((0, 1)) for k in (0, 1))
         ours, theirs = (np.linalg.norm(a, axis=1) for a in (made, exact))
         if not len(ours) or not (ours.min() > 0 and theirs.min() > 0):
@@ -228,6 +243,7 @@ CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     _labels,
     _moved,
     _other_layer,
+    _other_output,
     _skipped,
     _scaled,
     _pooled,
@@ -242,6 +258,7 @@ CAUSES: tuple[Callable[[Findings], str | None], ...] = (
     patterns.mask,
     patterns.segments_only,
     patterns.neighbours,
+    patterns.longer,
     patterns.lone_tokens,
     patterns.head,
     patterns.size,

@@ -6,12 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from bertx.errors import escape
 from bertx.parity.causes import CAUSES, fixed_shape, not_a_number
 from bertx.parity.compare import Row
 from bertx.parity.findings import Evidence, Findings
 
 __all__ = ["Evidence", "cause", "first_bad_layer", "layer_prefix"]
 
+#: what a cause says that could not be found out
+STUMBLED = "the diagnosis failed"
 _LAYER = re.compile(r"^(.*?\.)(\d+)\.")
 
 
@@ -51,11 +54,20 @@ def cause(
     if not found.rows:
         return None
     problem = next((row for row in found.rows if row.problem), None)
+    told = _told(found, problem)
     if problem is not None:
-        why = not_a_number(found, problem) or fixed_shape(found, problem)
-        return f"{problem.name}: {problem.problem}{f'; {why}' if why else ''}"
-    told = next((words for words in (each(found) for each in CAUSES) if words), "no known pattern")
+        return f"{problem.name}: {problem.problem}{f'; {told}' if told else ''}"
     worst = max(found.rows, key=lambda row: row.max_ratio)
     place = max(worst.case_max, key=lambda case: worst.case_max[case])
     size = f"max error {worst.max_ratio:.3g} times the rounding noise in case {place}, allowed {worst.max_limit:g}"
-    return f"{told} ({size})"
+    return f"{told or 'no known pattern'} ({size})"
+
+
+def _told(found: Findings, problem: Row | None) -> str | None:
+    """What the first cause says that speaks. One that stumbles over odd answers does not take the verdict with it."""
+    try:
+        if problem is not None:
+            return not_a_number(found, problem) or fixed_shape(found, problem)
+        return next((words for words in (each(found) for each in CAUSES) if words), None)
+    except Exception as error:  # noqa: BLE001 - that it is wrong is known without knowing why
+        return f"{STUMBLED} ({type(error).__name__}: {escape(error)}), report this"

@@ -188,6 +188,29 @@ def long_only(found: Findings) -> str | None:
     )
 
 
+def longer(found: Findings) -> str | None:
+    """Rows are right up to a number of tokens, from the first valid one to the last, and wrong from there on."""
+    spans = {case: _span(inputs) for case, inputs in (found.evidence.inputs if found.evidence else {}).items()}
+    bad = [spans.get(case, 0) for case in found.bad]
+    good = [spans.get(case, 0) for case in found.compared if case not in found.bad]
+    most, least = max(good, default=0), min(bad, default=0)
+    if not 1 < most < least:
+        return None
+    where = f"attention in {found.layer} sees" if found.layer not in (None, "embeddings") else "they see"
+    return (
+        f"long rows: right up to {most} tokens and wrong from {least} on, so {where} another window of tokens, "
+        f"or long rows go another way ({', '.join(sorted(found.bad))})"
+    )
+
+
+def _span(inputs: Mapping[str, Array]) -> int:
+    """The most tokens that lie between the first and the last valid one of a row, both counted; 0 without a mask."""
+    import numpy as np
+
+    places = [np.flatnonzero(row) for row in inputs.get("attention_mask", ())]
+    return max((int(each[-1] - each[0]) + 1 for each in places if len(each)), default=0)
+
+
 def lone_tokens(found: Findings) -> str | None:
     """A token that sees only itself gives its whole attention to itself, whatever the scores are."""
     row = next((row for row in found.states if not row.passed), None)

@@ -117,10 +117,9 @@ def _program() -> None:
     if chosen.dtype != "float32":
         stock = EagerProgram("float32")
         stock.open(chosen.artifact, "cpu", cases.metadata)
-    exact, pure = _exact(stock, cases)
-    if exact is None:
-        exact = _answers(stock, cases)
-        rounded = _moved(stock, cases) if chosen.dtype == "float32" else rounded
+    exact, pure = exact_answers(stock, cases)
+    if pure is None and chosen.dtype == "float32":
+        rounded = moved_answers(stock, cases)
     facts = {
         **stock.facts(),
         "torch": torch.__version__,
@@ -140,8 +139,8 @@ def _answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
     }
 
 
-def _exact(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any] | None, bool | None]:
-    """(answers in float64 on the CPU, whether all of it was float64); (None, None) where the family cannot."""
+def exact_answers(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any], bool | None]:
+    """(answers in float64 on the CPU, whether all of it was float64); (those in float32, None) where it cannot."""
     stock.device = "cpu"
     stock.loaded.model.cpu().double()
     smallest = min(cases.arrays.values(), key=lambda inputs: sum(array.size for array in inputs.values()))
@@ -158,10 +157,10 @@ def _exact(stock: EagerProgram, cases: Tensors) -> tuple[dict[str, Any] | None, 
     except RuntimeError:
         pass
     stock.loaded.model.float()
-    return None, None
+    return _answers(stock, cases), None
 
 
-def _moved(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
+def moved_answers(stock: EagerProgram, cases: Tensors) -> dict[str, Any]:
     """Answers with the embeddings moved by one unit in the last place, up and down in turn."""
     import torch
 
