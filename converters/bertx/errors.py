@@ -74,6 +74,13 @@ class BertxError(Exception):
         self.hint = hint
         #: the bertx.parity.report.Report that led here, where one did
         self.report: Any = None
+        #: whether it stands in the JSON document that was printed
+        self.documented = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of schema bertx.error/1."""
+        told = {"code": self.code, "exit": self.exit_code, "message": self.message, "hint": self.hint}
+        return {"schema": "bertx.error/1"} | {k: escape(v, 2000) if isinstance(v, str) else v for k, v in told.items()}
 
 
 class ParityFailed(BertxError):

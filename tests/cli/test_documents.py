@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
@@ -123,6 +124,29 @@ def test_a_recipe_prints_every_run(
     ran = bertx("run", recipe, "-o", tmp_path / "out", "--json")
     assert (ran.code, ran.err) == (0, "")
     assert checked(ran.json)["runs"][0]["recipe"] == "recipe.toml"
+
+
+def test_a_recipe_that_is_refused_keeps_none_of_the_others_from_being_done(
+    bertx: Callable[..., Ran], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The first cannot replace another bundle; what comes of the second stands in the document and in JUnit's."""
+    recipes, source = [], checkpoint("feature-extraction")
+    for name in ("refused", "done"):
+        recipes.append(tmp_path / f"{name}.toml")
+        text = f'checkpoint = "{source}"\noutput = "{tmp_path / name}"\nartifacts = ["safetensors"]\n'
+        recipes[-1].write_text(text, "utf-8")
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused" / "mine.txt").write_text("kept", "utf-8")
+    ran = bertx("run", *recipes, "--json", "--junit", tmp_path / "parity.xml")
+    refused, done = checked(ran.json)["runs"]
+    assert (ran.code, refused["error"]["exit"]) == (refused["error"]["exit"], 2)
+    told = refused["error"]
+    assert ran.err == f"bertx: error[{told['code']}]: refused.toml: {told['message']}; {told['hint']}\n"
+    assert (done["recipe"], done["report"]["verdict"]) == ("done.toml", "pass")
+    assert (tmp_path / "done" / "bertx.json").is_file()
+    suite = ElementTree.parse(tmp_path / "parity.xml").getroot()
+    assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+    assert [case.get("classname") for case in suite if case.find("error") is not None] == ["refused.toml"]
 
 
 def test_every_code_fits_the_schema_of_errors() -> None:

@@ -252,18 +252,9 @@ def _report(error: BertxError, options: list[str]) -> int:
 
         traceback.print_exc()
     code = error.exit_code
-    if "--json" in options and error.report is None and error.code != "E_STDOUT":
-        document = {
-            "schema": "bertx.error/1",
-            "code": error.code,
-            "exit": code,
-            "message": error.message,
-            "hint": error.hint,
-        }
+    if "--json" in options and error.report is None and not error.documented and error.code != "E_STDOUT":
         try:
-            emit_json(
-                {key: escape(value, 2000) if isinstance(value, str) else value for key, value in document.items()}
-            )
+            emit_json(error.to_json())
         except LocalProblem as closed:
             error, code = closed, closed.exit_code
     with contextlib.suppress(OSError, ValueError, AttributeError):

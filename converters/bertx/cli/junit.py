@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
 from bertx.bundle import disk_errors
 from bertx.errors import escape
-from bertx.parity.report import Report
+from bertx.parity.report import Result
 
 
-def write_junit(report: Report, path: Path) -> None:
+def write_junit(results: Sequence[Result], path: Path) -> None:
     """One test case per artifact and runtime; what was not compared though it was asked for is an error."""
-    results = report.results
     counts = {
         "tests": len(results),
         "failures": sum(r.verdict == "fail" for r in results),

@@ -111,7 +111,7 @@ def command(target: str, **chosen: Any) -> None:
     for name in found.changed:
         warn(f"{escape(name)} is not the file that bertx.json lists")
     if chosen["junit"] is not None:
-        write_junit(found.report, chosen["junit"])
+        write_junit(found.report.results, chosen["junit"])
     if chosen["html"] is not None:
         write_page(found.report, chosen["html"])
     if chosen["as_json"]:
